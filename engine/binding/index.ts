@@ -1,0 +1,246 @@
+/**
+ * The engine's typed face. It checks every argument, so that the C++ below sees clean input, and reads the flat buffer in which each
+ * step's events arrive. Nothing here blocks the event loop: loading, decoding and closing happen on threads of the engine's own.
+ */
+import { createRequire } from "node:module";
+import { type EngineEvent, readEvents } from "./events.js";
+
+export type { EngineEvent, FinishReason } from "./events.js";
+
+/** Kernels: plain C++, or the best SIMD the CPU has (`auto`), or one by name. */
+export type KernelSet = "auto" | "reference" | "avx2" | "avx512";
+
+export interface LoadOptions {
+  /** A GGUF v3 file. */
+  path: string;
+  /** Threads that compute, the engine's own included. Default: what affinity and the cgroup's cpu.max allow. */
+  threads?: number;
+  /** Most positions of one sequence. Default: the model's own, at most 8,192. */
+  contextTokens?: number;
+  /** Ceiling of KV memory. Default: computed from the cgroup's limit and MemAvailable. */
+  kvMemoryBytes?: number;
+  /** Sequences decoded at once. Default 32. */
+  slots?: number;
+  kernels?: KernelSet;
+  /** `float32` dequantizes the weights at load and keeps activations and KV in float32: the yardstick, slow and large. */
+  precision?: "stored" | "float32";
+}
+
+export interface ModelInfo {
+  name: string;
+  architecture: string;
+  parameters: number;
+  contextTokens: number;
+  vocabularySize: number;
+  /** Ids that end an answer. */
+  stopTokens: number[];
+  /** What was chosen at load and why, a line each. */
+  log: string[];
+}
+
+/** What a tokenizer is built from, as the model's file has it. */
+export interface Vocabulary {
+  /** `gpt2`: byte-level BPE with merges. `llama`: SentencePiece with scores. */
+  kind: string;
+  /** The pre-tokenizer's name, e.g. `smollm`, `llama-bpe`, `qwen2`. */
+  preTokenizer: string;
+  tokens: string[];
+  /** Per token: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte. */
+  types: Int32Array;
+  scores: Float32Array;
+  merges: string[];
+  chatTemplate: string;
+  /** -1 where the file names none. */
+  bosToken: number;
+  eosToken: number;
+  unknownToken: number;
+  addBos: boolean;
+  addSpacePrefix: boolean;
+}
+
+export interface GenerateRequest {
+  prompt: Int32Array;
+  /** Most tokens to sample; prompt plus this must fit the context. */
+  maxTokens: number;
+  temperature: number;
+  topK: number;
+  topP: number;
+  minP: number;
+  repetitionPenalty: number;
+  presencePenalty: number;
+  frequencyPenalty: number;
+  /** 0 to 2^53 - 1. */
+  seed: number;
+  stop: string[];
+}
+
+export interface EngineStats {
+  running: number;
+  waiting: number;
+  slots: number;
+  kvBytesMapped: number;
+  kvBytesMax: number;
+  steps: number;
+  tokens: number;
+  promptTokens: number;
+}
+
+/** What the addon exports; `engine/binding/addon.cpp` is its other side. */
+interface NativeEngine {
+  info(): ModelInfo;
+  vocabulary(): Vocabulary;
+  submit(id: number, request: GenerateRequest): void;
+  cancel(id: number): void;
+  stats(): EngineStats;
+  /** Logits of every position, `[tokens][vocabulary]`, computed on the engine's thread. */
+  evaluate(tokens: Int32Array, chunkTokens: number): Promise<Float32Array>;
+  close(): Promise<void>;
+}
+
+interface Addon {
+  load(options: LoadOptions, onStep: (events: Uint8Array) => void): Promise<NativeEngine>;
+}
+
+/** What the engine refuses: a file it cannot read, an architecture it lacks, options that do not fit the machine. */
+export class EngineError extends Error {
+  override readonly name = "EngineError";
+}
+
+export class Engine {
+  readonly info: ModelInfo;
+  #nextRequest = 1;
+  #closing: Promise<void> | undefined;
+
+  private constructor(
+    private readonly native: NativeEngine,
+    private readonly listeners: Map<number, (event: EngineEvent) => void>,
+  ) {
+    this.info = native.info();
+  }
+
+  /** Loads a model without blocking the event loop. @throws EngineError saying what is wrong with the file or the options. */
+  static async load(options: LoadOptions): Promise<Engine> {
+    checkLoadOptions(options);
+    const listeners = new Map<number, (event: EngineEvent) => void>();
+    const onStep = (bytes: Uint8Array): void => {
+      for (const event of readEvents(bytes)) {
+        const listener = listeners.get(event.request);
+        if (event.kind === "finished") listeners.delete(event.request);
+        listener?.(event);
+      }
+    };
+    try {
+      return new Engine(await addon().load(options, onStep), listeners);
+    } catch (error) {
+      throw asEngineError(error);
+    }
+  }
+
+  vocabulary(): Vocabulary {
+    return this.native.vocabulary();
+  }
+
+  /**
+   * Queues a request and returns its number. `listener` is called for each of its events, the last of which is `finished`, also after
+   * `cancel` and `close`. @throws EngineError for a request that cannot fit the context.
+   */
+  submit(request: GenerateRequest, listener: (event: EngineEvent) => void): number {
+    checkRequest(request, this.info);
+    if (this.#closing) throw new EngineError("the engine is closed");
+    const id = this.#nextRequest++;
+    this.listeners.set(id, listener);
+    try {
+      this.native.submit(id, request);
+    } catch (error) {
+      this.listeners.delete(id);
+      throw asEngineError(error);
+    }
+    return id;
+  }
+
+  /** Ends a request wherever it stands; no token follows its `finished`. A number that is not running is ignored. */
+  cancel(request: number): void {
+    if (!this.#closing) this.native.cancel(request);
+  }
+
+  stats(): EngineStats {
+    return this.native.stats();
+  }
+
+  /**
+   * Teacher-forced logits of every position, float32 `[tokens.length][vocabularySize]`.
+   * @param chunkTokens positions computed in one step; the result does not depend on it.
+   */
+  async evaluate(tokens: Int32Array, chunkTokens = 128): Promise<Float32Array> {
+    checkTokens(tokens, this.info);
+    if (!Number.isInteger(chunkTokens) || chunkTokens < 1) throw new EngineError(`chunkTokens is ${chunkTokens}, not an integer from 1`);
+    try {
+      return await this.native.evaluate(tokens, chunkTokens);
+    } catch (error) {
+      throw asEngineError(error);
+    }
+  }
+
+  /** Ends all work (each request still gets its `finished`) and frees the model. Safe to call twice. */
+  close(): Promise<void> {
+    this.#closing ??= this.native.close();
+    return this.#closing;
+  }
+}
+
+function addon(): Addon {
+  const path = new URL("../build/millrace.node", import.meta.url);
+  try {
+    return createRequire(import.meta.url)(path.pathname) as Addon;
+  } catch (error) {
+    throw new EngineError(`the engine is not built or cannot be loaded (${String(error)}); build it with: npm run build`);
+  }
+}
+
+function checkLoadOptions(options: LoadOptions): void {
+  if (typeof options.path !== "string" || options.path === "") throw new EngineError("path is empty; give a GGUF file");
+  checkInteger("threads", options.threads, 1, 1024);
+  checkInteger("contextTokens", options.contextTokens, 16, 1 << 24);
+  checkInteger("kvMemoryBytes", options.kvMemoryBytes, 1, Number.MAX_SAFE_INTEGER);
+  checkInteger("slots", options.slots, 1, 4096);
+}
+
+function checkRequest(request: GenerateRequest, info: ModelInfo): void {
+  checkTokens(request.prompt, info);
+  checkInteger("maxTokens", request.maxTokens, 1, 0x7fff_ffff);
+  const total = request.prompt.length + request.maxTokens;
+  if (total > info.contextTokens)
+    throw new EngineError(
+      `the prompt's ${request.prompt.length} tokens plus maxTokens ${request.maxTokens} are ${total}, over the context of ${info.contextTokens}`,
+    );
+  checkNumber("temperature", request.temperature, 0, 10);
+  checkInteger("topK", request.topK, 0, 0x7fff_ffff);
+  checkNumber("topP", request.topP, 0, 1);
+  checkNumber("minP", request.minP, 0, 1);
+  checkNumber("repetitionPenalty", request.repetitionPenalty, 0.1, 10);
+  checkNumber("presencePenalty", request.presencePenalty, -10, 10);
+  checkNumber("frequencyPenalty", request.frequencyPenalty, -10, 10);
+  checkInteger("seed", request.seed, 0, Number.MAX_SAFE_INTEGER);
+  for (const text of request.stop) if (typeof text !== "string" || text === "") throw new EngineError("a stop string is empty");
+}
+
+function checkTokens(tokens: Int32Array, info: ModelInfo): void {
+  if (!(tokens instanceof Int32Array) || tokens.length === 0) throw new EngineError("the prompt is empty or not an Int32Array");
+  if (tokens.length > info.contextTokens) throw new EngineError(`${tokens.length} tokens are over the context of ${info.contextTokens}`);
+  for (const token of tokens)
+    if (token < 0 || token >= info.vocabularySize)
+      throw new EngineError(`token ${token} is not in the vocabulary of ${info.vocabularySize}`);
+}
+
+function checkInteger(name: string, value: number | undefined, min: number, max: number): void {
+  if (value !== undefined && !Number.isInteger(value)) throw new EngineError(`${name} is ${value}, not an integer`);
+  checkNumber(name, value, min, max);
+}
+
+function checkNumber(name: string, value: number | undefined, min: number, max: number): void {
+  if (value !== undefined && !(value >= min && value <= max)) throw new EngineError(`${name} is ${value}, not from ${min} to ${max}`);
+}
+
+function asEngineError(error: unknown): EngineError {
+  return error instanceof EngineError ? error : new EngineError(error instanceof Error ? error.message : String(error));
+}

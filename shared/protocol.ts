@@ -1,0 +1,116 @@
+/**
+ * The messages of `millrace.v1`; PROTOCOL.md is their specification. A message is one MessagePack array whose first element is the
+ * op and whose second is the stream (0: the connection itself). On the token path there are no maps.
+ */
+import type { ClassName } from "./classes.js";
+import type { ErrorCode } from "./errors.js";
+
+/** The WebSocket subprotocol that names the version. */
+export const subprotocol = "millrace.v1";
+/** The second subprotocol a browser offers: it carries the ticket, since a page cannot set headers and URLs are logged. */
+export const ticketPrefix = "ticket.";
+
+/** Ops below 32 go from the origin to the client, ops from 32 on the other way. The numbers left out are PROTOCOL.md's, for later. */
+export const Op = {
+  HELLO: 1,
+  STARTED: 2,
+  QUEUED: 3,
+  TOKENS: 4,
+  DONE: 5,
+  ERROR: 6,
+  PING: 7,
+  START: 32,
+  CANCEL: 33,
+  PONG: 34,
+} as const;
+
+export interface HelloInfo {
+  /** Names this run of the origin: a new process is a new epoch. */
+  epoch: string;
+  /** `simulated` is never the default, and whoever shows an answer must say so. */
+  engine: "native" | "simulated";
+  model: string;
+  contextTokens: number;
+  frameBytesMax: number;
+  streamsMax: number;
+  pingEveryMs: number;
+}
+
+export type Role = "system" | "user" | "assistant";
+export type ChatMessage = readonly [role: Role, content: string];
+
+/** What a START may ask; each field is optional, and one that is not listed here is refused. */
+export interface StartOptions {
+  /** Most tokens to sample, 1 or more. Without it: what the context has room for. */
+  maxTokens?: number;
+  /** 0 is greedy. 0 to 10. */
+  temperature?: number;
+  /** Keep the k likeliest tokens; 0 keeps all. */
+  topK?: number;
+  /** Keep the fewest likeliest tokens whose probabilities reach p; 0 to 1. */
+  topP?: number;
+  /** Keep the tokens at least this fraction as likely as the likeliest; 0 to 1. */
+  minP?: number;
+  /** Divides the positive and multiplies the negative logits of tokens already seen (Keskar et al. 2019); 0.1 to 10, 1 is off. */
+  repetitionPenalty?: number;
+  /** Subtracted once from the logit of a token generated before; -10 to 10. */
+  presencePenalty?: number;
+  /** Subtracted for each time the token was generated; -10 to 10. */
+  frequencyPenalty?: number;
+  /** The same seed and request give the same text. Without it the origin draws one. 0 to 2^53 - 1. */
+  seed?: number;
+  /** The answer ends before the first of these; they may span tokens. */
+  stop?: string[];
+  class?: ClassName;
+  /** What to do with a conversation longer than the context: refuse it (the default), or drop its oldest turns, whole. */
+  overflow?: "refuse" | "drop_oldest";
+}
+
+/** Why an answer ended: a stop string or end-of-turn token, its token limit or the context's end, or a CANCEL. */
+export const finishReasons = ["stop", "length", "cancelled"] as const;
+export type FinishReason = (typeof finishReasons)[number];
+
+/** Tokens of a finished answer. */
+export interface Usage {
+  promptTokens: number;
+  /** Sampled tokens; the last `seq`. */
+  completionTokens: number;
+}
+
+/** Durations on the origin's monotonic clock, in milliseconds. */
+export interface Timings {
+  /** START received until the engine began on the prompt. */
+  queueMs: number;
+  /** The prompt's computation, until the first token. */
+  prefillMs: number;
+  /** First token to last. */
+  decodeMs: number;
+}
+
+export type Hello = readonly [op: typeof Op.HELLO, stream: 0, info: HelloInfo];
+/** `response` names the answer for as long as the epoch lives; `droppedTurns` counts the messages that did not fit the context. */
+export type Started = readonly [op: typeof Op.STARTED, stream: number, response: string, promptTokens: number, droppedTurns: number];
+/** `place` 1 is the next to run. Sent when the place changes. */
+export type Queued = readonly [op: typeof Op.QUEUED, stream: number, place: number];
+/** `seq` is that of the last token whose text is in here; `flags` is a sum of TokenFlag. */
+export type Tokens = readonly [op: typeof Op.TOKENS, stream: number, seq: number, text: string, flags: number];
+/** `digest` is the CRC-32C of the answer's UTF-8 and `textBytes` its length. */
+export type Done = readonly [
+  op: typeof Op.DONE,
+  stream: number,
+  seq: number,
+  reason: FinishReason,
+  textBytes: number,
+  digest: number,
+  usage: Usage,
+  timings: Timings,
+];
+/** `stream` 0 speaks of the connection, which closes next. `retryAfterMs` 0: not said. */
+export type ErrorMessage = readonly [op: typeof Op.ERROR, stream: number, code: ErrorCode, message: string, retryAfterMs: number];
+export type Ping = readonly [op: typeof Op.PING, stream: 0, nonce: number];
+export type Start = readonly [op: typeof Op.START, stream: number, messages: ChatMessage[], options: StartOptions];
+export type Cancel = readonly [op: typeof Op.CANCEL, stream: number];
+export type Pong = readonly [op: typeof Op.PONG, stream: 0, nonce: number];
+
+export type ServerMessage = Hello | Started | Queued | Tokens | Done | ErrorMessage | Ping;
+export type ClientMessage = Start | Cancel | Pong;
