@@ -1,0 +1,82 @@
+/** Prepares what a command needs, says how long each part took, and runs scripts/<command>.ts in this process. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { buildEngine } from "./engine.js";
+import { SetupError } from "./exec.js";
+import { resolveModel } from "./model.js";
+import { Progress, seconds } from "./progress.js";
+import { checkUwsBinary } from "./uws.js";
+
+export interface Needs {
+  engine: boolean;
+  /** As --model has it; "default" is the default model, undefined none. */
+  model: string | undefined;
+  page: boolean;
+}
+
+export interface Command {
+  root: string;
+  command: string;
+  args: string[];
+  needs: Needs;
+  /** What the packages took, 0 where they were there. */
+  packagesMs: number;
+}
+
+/** A part that takes less than this is not worth a word. */
+const wordyMs = 1_000;
+
+export async function run({ root, command, args, needs, packagesMs }: Command): Promise<void> {
+  const failures = await prepare(root, needs, packagesMs);
+  // A test run goes on to say what else fails, and counts these.
+  if (failures.length > 0 && command !== "test") throw new SetupError(failures.map((failure) => failure.message).join("\n\n"));
+  if (command === "build") return;
+  if (command === "start") return (await import("../start.js")).main(args);
+  if (command === "test") return (await import("../test.js")).main(root, args, failures);
+  const script = join(root, `scripts/${command}.ts`);
+  // The other scripts run as they do by themselves, with node --import tsx: by being the program.
+  process.argv = [process.execPath, script, ...args];
+  await import(pathToFileURL(script).href);
+}
+
+/** @returns what went wrong, so that parts which run side by side are all reported. */
+async function prepare(root: string, needs: Needs, packagesMs: number): Promise<Error[]> {
+  const progress = new Progress();
+  const took: [part: string, ms: number][] = packagesMs > 0 ? [["packages", packagesMs]] : [];
+  const timed = async (part: string, work: () => Promise<unknown>): Promise<void> => {
+    const started = performance.now();
+    await work();
+    took.push([part, performance.now() - started]);
+  };
+  const parts = [timed("uWebSockets", () => checkUwsBinary(join(root, "node_modules/uWebSockets.js")))];
+  if (needs.engine) parts.push(timed("engine", () => engine(root, progress)));
+  const { model } = needs;
+  if (model !== undefined) parts.push(timed("model", () => resolveModel(model, progress.begin("model", "looking"))));
+  if (needs.page) parts.push(timed("page", () => page(root)));
+  const results = await Promise.allSettled(parts);
+  if (took.some(([, ms]) => ms >= wordyMs)) process.stderr.write(`${took.map(([part, ms]) => `${part} ${seconds(ms)}`).join(", ")}\n`);
+  return results.flatMap((result) => (result.status === "rejected" ? [asError(result.reason)] : []));
+}
+
+async function engine(root: string, progress: Progress): Promise<void> {
+  const part = progress.begin("engine", "building what changed");
+  try {
+    part.end((await buildEngine(root, part)) ? "built" : "nothing to build");
+  } catch (error) {
+    part.end("failed");
+    throw error;
+  }
+}
+
+/** The page is bundled anew each time: that takes less than finding out whether it must be. */
+async function page(root: string): Promise<void> {
+  const script = join(root, "scripts/build-page.ts");
+  if (!existsSync(script)) throw new SetupError(`${script} is missing: the checkout is not whole; clone it again`);
+  const { buildPage } = (await import(pathToFileURL(script).href)) as { buildPage: (root: string) => Promise<void> };
+  await buildPage(root);
+}
+
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error(String(reason));
+}
