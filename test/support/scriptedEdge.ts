@@ -1,0 +1,173 @@
+/** An edge and origin in one, on loopback, that say exactly what a test scripts: real HTTP, a real WebSocket, the protocol's own codec. */
+import { once } from "node:events";
+import { readFile } from "node:fs/promises";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { extname, join } from "node:path";
+import { type WebSocket, WebSocketServer } from "ws";
+import { decodeClientMessage, encode } from "../../shared/codec.js";
+import { Digest } from "../../shared/digest.js";
+import { limits } from "../../shared/limits.js";
+import { type ClientMessage, type FinishReason, type HelloInfo, Op, type ServerMessage, subprotocol } from "../../shared/protocol.js";
+
+export const hello: HelloInfo = {
+  epoch: "epoch-1",
+  engine: "native",
+  model: "SmolLM2-135M-Instruct",
+  contextTokens: 2_048,
+  frameBytesMax: limits.frameBytesMax,
+  streamsMax: limits.streamsMax,
+  pingEveryMs: limits.pingEveryMs,
+};
+
+/** One client's socket, from the origin's side. */
+export class Peer {
+  readonly received: ClientMessage[] = [];
+  #waiting: (() => void)[] = [];
+
+  constructor(
+    readonly socket: WebSocket,
+    onMessage: (peer: Peer, message: ClientMessage) => void,
+  ) {
+    socket.on("message", (data: Buffer) => {
+      const message = decodeClientMessage(data);
+      this.received.push(message);
+      for (const wake of this.#waiting.splice(0)) wake();
+      onMessage(this, message);
+    });
+    socket.on("error", () => {});
+  }
+
+  send(message: ServerMessage): void {
+    this.socket.send(encode(message));
+  }
+
+  raw(bytes: Uint8Array | string): void {
+    this.socket.send(bytes);
+  }
+
+  /** Resolves with the first message of this op, past or to come. */
+  async next(op: number): Promise<ClientMessage> {
+    for (;;) {
+      const found = this.received.find((message) => message[0] === op);
+      if (found) return found;
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    }
+  }
+
+  started(stream: number, droppedTurns = 0): void {
+    this.send([Op.STARTED, stream, `response-${stream}`, 12, droppedTurns]);
+  }
+
+  /** TOKENS of these texts, one token each, from `seq` on. */
+  tokens(stream: number, texts: readonly string[], seq = 1): void {
+    for (const [index, text] of texts.entries()) this.send([Op.TOKENS, stream, seq + index, text, 0]);
+  }
+
+  done(stream: number, texts: readonly string[], reason: FinishReason = "stop"): void {
+    const digest = new Digest();
+    digest.update(new TextEncoder().encode(texts.join("")));
+    const usage = { promptTokens: 12, completionTokens: texts.length };
+    const timings = { queueMs: 0.5, prefillMs: 20, decodeMs: 100 };
+    this.send([Op.DONE, stream, texts.length, reason, digest.bytes, digest.value, usage, timings]);
+  }
+
+  /** A whole answer at once. */
+  answer(stream: number, texts: readonly string[]): void {
+    this.started(stream);
+    this.tokens(stream, texts);
+    this.done(stream, texts);
+  }
+}
+
+export interface Script {
+  /** Default: says HELLO. */
+  onOpen?: (peer: Peer) => void;
+  onMessage?: (peer: Peer, message: ClientMessage) => void;
+  /** Default: a ticket. */
+  onTicket?: (request: IncomingMessage, answer: ServerResponse) => void;
+  /** A folder with a page, served under the edge's own headers. */
+  page?: string;
+}
+
+export class ScriptedEdge {
+  readonly peers: Peer[] = [];
+  script: Script;
+  #sockets: WebSocketServer;
+
+  private constructor(
+    private readonly server: Server,
+    script: Script,
+    private readonly headers: Record<string, string>,
+  ) {
+    this.script = script;
+    this.#sockets = new WebSocketServer({ server, path: "/v1/stream", handleProtocols: () => subprotocol });
+    this.#sockets.on("connection", (socket) => {
+      const peer = new Peer(socket, (from, message) => this.script.onMessage?.(from, message));
+      this.peers.push(peer);
+      if (this.script.onOpen) this.script.onOpen(peer);
+      else peer.send([Op.HELLO, 0, hello]);
+    });
+    server.on("request", (request, answer) => this.#serve(request, answer));
+  }
+
+  /** @param port 0 lets the system choose. */
+  static async start(script: Script = {}, port = 0): Promise<ScriptedEdge> {
+    const headers = script.page === undefined ? {} : readHeaders(await readFile(join(script.page, "_headers"), "utf8"));
+    const server = createServer();
+    const edge = new ScriptedEdge(server, script, headers);
+    server.listen(port, "127.0.0.1");
+    await once(server, "listening");
+    return edge;
+  }
+
+  get port(): number {
+    return (this.server.address() as AddressInfo).port;
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${this.port}`;
+  }
+
+  /** The last client that connected. */
+  get peer(): Peer {
+    const peer = this.peers.at(-1);
+    if (!peer) throw new Error("nobody has connected yet");
+    return peer;
+  }
+
+  async stop(): Promise<void> {
+    for (const socket of this.#sockets.clients) socket.terminate();
+    this.server.closeAllConnections();
+    await new Promise<void>((resolve) => this.server.close(() => resolve()));
+  }
+
+  async #serve(request: IncomingMessage, answer: ServerResponse): Promise<void> {
+    const path = new URL(request.url ?? "/", this.url).pathname;
+    if (path === "/v1/tickets") {
+      if (this.script.onTicket) return this.script.onTicket(request, answer);
+      answer.setHeader("content-type", "application/json");
+      answer.end(JSON.stringify({ ticket: "scripted", expiresAt: 4_102_444_800, url: `ws://127.0.0.1:${this.port}/v1/stream` }));
+      return;
+    }
+    const file = path === "/" ? "index.html" : path.slice(1);
+    const bytes =
+      this.script.page && !file.includes("..") ? await readFile(join(this.script.page, file)).catch(() => undefined) : undefined;
+    for (const [name, value] of Object.entries(this.headers)) answer.setHeader(name, value);
+    answer.setHeader("content-type", contentTypes[extname(file)] ?? "application/octet-stream");
+    answer.writeHead(bytes ? 200 : 404).end(bytes);
+  }
+}
+
+const contentTypes: Record<string, string> = {
+  ".html": "text/html; charset=utf-8",
+  ".css": "text/css; charset=utf-8",
+  ".js": "text/javascript; charset=utf-8",
+  ".svg": "image/svg+xml",
+};
+
+/** The headers of a Cloudflare `_headers` file that has one rule for every path. */
+function readHeaders(file: string): Record<string, string> {
+  const lines = file.split("\n").filter((line) => line.startsWith("  "));
+  return Object.fromEntries(lines.map((line) => [line.slice(0, line.indexOf(":")).trim(), line.slice(line.indexOf(":") + 1).trim()]));
+}
