@@ -25,8 +25,7 @@ export async function stream(request: Request, bindings: Bindings): Promise<Resp
 }
 
 async function relay(request: Request, upgrade: boolean, offered: string[], bindings: Bindings): Promise<Response> {
-  if (!offered.includes(subprotocol))
-    throw unsupported(`the subprotocols offered are ${shown(offered)}, none of which is "${subprotocol}"`);
+  if (!offered.includes(subprotocol)) throw unsupported(`${shown(offered)} offered, and this edge speaks "${subprotocol}"`);
   const ticket = ticketIn(offered);
   const keys = await signingKeys(bindings);
   const origins = originsOf(bindings);
@@ -58,7 +57,7 @@ function offeredSubprotocols(request: Request): string[] {
 /** Tickets are secrets, also in an error's sentence, which may end in a log. */
 function shown(offered: string[]): string {
   const names = offered.map((protocol) => (protocol.startsWith(ticketPrefix) ? `${ticketPrefix}...` : protocol));
-  return names.length === 0 ? "none" : JSON.stringify(names).slice(0, 200);
+  return names.length === 0 ? "no subprotocol is" : `${JSON.stringify(names).slice(0, 200)} is`;
 }
 
 function unsupported(why: string): MillraceError {

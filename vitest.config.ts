@@ -1,0 +1,30 @@
+import { readFileSync } from "node:fs";
+import { cloudflareTest } from "@cloudflare/vitest-pool-workers";
+import { defineConfig } from "vitest/config";
+
+// No test may reach the network: this asks the Workers pool not to look up where on Earth it runs.
+process.env.CLOUDFLARE_CF_FETCH_ENABLED = "false";
+
+const compatibilityDate = /^compatibility_date = "(.*)"$/m.exec(readFileSync("wrangler.toml", "utf8"))?.[1];
+if (!compatibilityDate) throw new Error("wrangler.toml has no compatibility_date: the edge's tests run with the same");
+
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        test: {
+          name: "node",
+          include: ["test/**/*.test.ts"],
+          exclude: ["test/edge/**"],
+          // The deadlines inside the tests say what did not happen; these are for a test that lost its own.
+          testTimeout: 30_000,
+          hookTimeout: 60_000,
+        },
+      },
+      {
+        plugins: [cloudflareTest({ miniflare: { compatibilityDate } })],
+        test: { name: "edge", include: ["test/edge/**/*.test.ts"] },
+      },
+    ],
+  },
+});
