@@ -11,6 +11,7 @@ import { SetupError } from "./setup/exec.js";
 import { resolveModel } from "./setup/model.js";
 import { claimPort } from "./setup/ports.js";
 import { Progress } from "./setup/progress.js";
+import { quietWrangler } from "./setup/wrangler.js";
 
 const projectRoot = fileURLToPath(new URL("..", import.meta.url));
 /** Loading a model from a slow disk, or the first start of workerd, takes a while. */
@@ -138,19 +139,6 @@ function startEdge(root: string, port: number, originPort: number, edgeEnv: stri
     stopMsMax: edgeStopMsMax,
     onErrorLine,
   });
-}
-
-/** Nothing is sent or looked up, and nothing is written outside the project's folder. */
-function quietWrangler(root: string): NodeJS.ProcessEnv {
-  return {
-    WRANGLER_SEND_METRICS: "false",
-    WRANGLER_SEND_ERROR_REPORTS: "false",
-    WRANGLER_HIDE_BANNER: "true",
-    WRANGLER_LOG_PATH: join(root, ".wrangler/logs"),
-    WRANGLER_REGISTRY_PATH: join(root, ".wrangler/registry"),
-    CLOUDFLARE_CF_FETCH_ENABLED: "false",
-    NO_COLOR: "1",
-  };
 }
 
 const flags = {

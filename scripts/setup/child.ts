@@ -9,6 +9,8 @@ const tailLinesMax = 20;
 export interface ServerSpec {
   /** Names it in messages. */
   name: string;
+  /** Default: this Node. */
+  program?: string;
   args: string[];
   cwd: string;
   env: NodeJS.ProcessEnv;
@@ -32,7 +34,12 @@ export class ServerProcess {
 
   constructor(private readonly spec: ServerSpec) {
     // A process group of its own: Ctrl-C in the terminal reaches the parent alone, which ends its servers in order.
-    this.#child = spawn(process.execPath, spec.args, { cwd: spec.cwd, env: spec.env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+    this.#child = spawn(spec.program ?? process.execPath, spec.args, {
+      cwd: spec.cwd,
+      env: spec.env,
+      detached: true,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     running.add(this);
     this.ended = new Promise((resolve) => {
       this.#child.on("error", (error) => resolve(error.message));
