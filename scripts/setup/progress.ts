@@ -44,7 +44,7 @@ export class Progress {
 
   draw(): void {
     const line = [...this.#parts.values()].map((part) => part.line()).join("   ");
-    const shown = line.slice(0, Math.max(20, (this.out.columns ?? 80) - 1));
+    const shown = line.slice(0, Math.max(20, (this.out.columns || 80) - 1));
     this.#erase();
     this.out.write(shown);
     this.#drawn = shown.length;
