@@ -1,0 +1,32 @@
+/** The origin's own bounds and defaults; those that the wire knows stand in shared/limits.ts. */
+export const bounds = {
+  /** Sockets open at once; one more is answered `overloaded`. */
+  socketsMax: 10_000,
+  /** Stream numbers one socket may use up before it has to be opened anew. */
+  streamsUsedMax: 65_536,
+  /** Of a socket's outbox, kept free for its last ERROR and its close frame. */
+  farewellBytes: 4_096,
+  /** uWebSockets.js' own idle timeout: a backstop over limits.pingEveryMs and its misses, for sockets that hang while closing. */
+  idleTimeoutS: 120,
+  /** How often sessions are asked whether a PING is due. */
+  tickMs: 1_000,
+  /** Where the client leaves maxTokens open and old turns may go: the room made for the answer, at most a quarter of the context. */
+  answerTokensMin: 512,
+  /** When an origin that is full, loading or stopping suggests to come back. */
+  retryAfterMs: 1_000,
+  /** Longest assertion that is looked at. */
+  assertionBytesMax: 4_096,
+  /** A key file is a JWK of some 100 bytes. */
+  keyFileBytesMax: 16_384,
+} as const;
+
+/** What a START that says nothing is sampled with: SmolLM2's model card suggests temperature 0.2 and top-p 0.9; all else is off. */
+export const samplingDefaults = {
+  temperature: 0.2,
+  topK: 0,
+  topP: 0.9,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+} as const;

@@ -1,0 +1,28 @@
+/** What a tokenizer and a chat template are built from, as a model's file has it; the engine's binding gives the same shape. */
+export interface Vocabulary {
+  /** `gpt2`: byte-level BPE with merges. `llama`: SentencePiece pieces with scores. */
+  kind: string;
+  /** The pre-tokenizer's name, e.g. `smollm`. */
+  preTokenizer: string;
+  tokens: string[];
+  /** Per token a TokenType. */
+  types: ArrayLike<number>;
+  /** Per token; empty where the kind has none. */
+  scores: ArrayLike<number>;
+  /** `"left right"`, best first; empty where the kind has none. */
+  merges: string[];
+  chatTemplate: string;
+  /** -1 where the file names none. */
+  bosToken: number;
+  eosToken: number;
+  unknownToken: number;
+  addBos: boolean;
+  addSpacePrefix: boolean;
+}
+
+export const TokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
+
+/** The model's file asks for something that this origin cannot do; the message names it. */
+export class VocabularyError extends Error {
+  override readonly name = "VocabularyError";
+}

@@ -1,0 +1,171 @@
+/**
+ * The seam to uWebSockets.js, which nobody else imports. Requests are valid only until their handler returns and messages only until
+ * theirs does, so all that is needed is copied or used at once; a socket's methods throw once it is closed, so each has a state.
+ */
+
+import {
+  App,
+  DISABLED,
+  type HttpRequest,
+  type HttpResponse,
+  type us_listen_socket,
+  type us_socket_context_t,
+  us_socket_local_port,
+  type WebSocket,
+} from "uWebSockets.js";
+import { STATUS_CODES } from "node:http";
+import { limits } from "../shared/limits.js";
+import { subprotocol } from "../shared/protocol.js";
+import { bounds } from "./bounds.js";
+import type { HttpAnswer, HttpRoutes } from "./http.js";
+import type { SessionSocket } from "./session.js";
+
+/** The headers of an upgrade that decide on it. */
+export interface UpgradeRequest {
+  authorization: string;
+  /** As offered, e.g. "millrace.v1". */
+  subprotocols: string;
+}
+
+/** What a connection does; `Session` has this shape. */
+export interface Connection {
+  open(): void;
+  receive(bytes: Uint8Array, isBinary: boolean): void;
+  closed(): void;
+}
+
+export interface ServerHandlers {
+  /** Decides on an upgrade, synchronously: who comes in, or what is answered instead. */
+  admit(request: UpgradeRequest): { connect: (socket: SessionSocket) => Connection } | { refuse: HttpAnswer };
+  http: HttpRoutes;
+}
+
+export interface Server {
+  /** The port it listens on. */
+  readonly port: number;
+  readonly sockets: { open: number; backpressured: number };
+  /** Closes the listening socket and every connection. */
+  close(): void;
+}
+
+/** One WebSocket's state, as uWebSockets.js keeps it for us. */
+interface SocketState {
+  connect: (socket: SessionSocket) => Connection;
+  connection: Connection | undefined;
+  isOpen: boolean;
+  /** Bytes wait in user space since a send built up backpressure; `drain` clears it. */
+  isBackpressured: boolean;
+}
+
+/** LIBUS_LISTEN_EXCLUSIVE_PORT: a second origin on one port shall fail, not share its connections. */
+const exclusivePort = 1;
+
+/** @param port 0 lets the system choose. Resolves to undefined where the port cannot be had. */
+export function listen(host: string, port: number, handlers: ServerHandlers): Promise<Server | undefined> {
+  const sockets = { open: 0, backpressured: 0 };
+  const app = App();
+  app.ws<SocketState>("/v1/stream", {
+    compression: DISABLED,
+    maxPayloadLength: limits.frameBytesMax,
+    maxBackpressure: limits.outboxBytesMax,
+    closeOnBackpressureLimit: 1,
+    idleTimeout: bounds.idleTimeoutS,
+    sendPingsAutomatically: false,
+    upgrade: (res, req, context) => upgrade(handlers, res, req, context),
+    open: (ws) => {
+      const state = ws.getUserData();
+      sockets.open++;
+      state.isOpen = true;
+      state.connection = state.connect(new UwsSocket(ws, state, sockets));
+      state.connection.open();
+    },
+    message: (ws, message, isBinary) => ws.getUserData().connection?.receive(new Uint8Array(message), isBinary),
+    drain: (ws) => setBackpressured(ws.getUserData(), sockets, ws.getBufferedAmount() > 0),
+    close: (ws) => {
+      const state = ws.getUserData();
+      sockets.open--;
+      state.isOpen = false;
+      setBackpressured(state, sockets, false);
+      state.connection?.closed();
+    },
+  });
+  app.any("/*", (res, req) => answer(res, handlers.http(req.getMethod(), req.getUrl())));
+  return new Promise((resolve) => {
+    const onListen = (token: us_listen_socket | false): void => {
+      if (!token) resolve(undefined);
+      else resolve({ port: us_socket_local_port(token), sockets, close: () => void app.close() });
+    };
+    // The types lack this form of it.
+    const listenOn = app.listen as unknown as (host: string, port: number, options: number, cb: typeof onListen) => unknown;
+    listenOn.call(app, host, port, exclusivePort, onListen);
+  });
+}
+
+/** No await in here: neither `res` nor `req` survives one. */
+function upgrade(handlers: ServerHandlers, res: HttpResponse, req: HttpRequest, context: us_socket_context_t): void {
+  const admission = handlers.admit({
+    authorization: req.getHeader("authorization"),
+    subprotocols: req.getHeader("sec-websocket-protocol"),
+  });
+  if ("refuse" in admission) {
+    write(res, admission.refuse);
+    return;
+  }
+  const state: SocketState = { connect: admission.connect, connection: undefined, isOpen: false, isBackpressured: false };
+  // No extensions are handed on: none is negotiated.
+  res.upgrade(state, req.getHeader("sec-websocket-key"), subprotocol, "", context);
+}
+
+function answer(res: HttpResponse, reply: HttpAnswer | Promise<HttpAnswer>): void {
+  if (!(reply instanceof Promise)) {
+    write(res, reply);
+    return;
+  }
+  let isAborted = false;
+  res.onAborted(() => {
+    isAborted = true;
+  });
+  const later = (ready: HttpAnswer): void => {
+    if (!isAborted) res.cork(() => write(res, ready));
+  };
+  const failed = { status: 500, type: "text/plain", body: "", retryAfterMs: 0 };
+  reply.then(later, (error: unknown) => later({ ...failed, body: `${String(error)}\n` }));
+}
+
+function write(res: HttpResponse, { status, type, body, retryAfterMs }: HttpAnswer): void {
+  res
+    .writeStatus(`${status} ${STATUS_CODES[status] ?? ""}`)
+    .writeHeader("content-type", type)
+    .writeHeader("cache-control", "no-store");
+  if (retryAfterMs > 0) res.writeHeader("retry-after", String(Math.ceil(retryAfterMs / 1_000)));
+  res.end(body);
+}
+
+class UwsSocket implements SessionSocket {
+  constructor(
+    private readonly ws: WebSocket<SocketState>,
+    private readonly state: SocketState,
+    private readonly sockets: Server["sockets"],
+  ) {}
+
+  send(bytes: Uint8Array): boolean {
+    if (!this.state.isOpen) return true;
+    if (this.ws.getBufferedAmount() + bytes.length > limits.outboxBytesMax - bounds.farewellBytes) return false;
+    const sent = this.ws.send(bytes, true, false);
+    // 1: with the kernel. 0: waits here, in order. 2: dropped, after which nothing may follow, or it would become a hole.
+    if (sent === 0) setBackpressured(this.state, this.sockets, true);
+    return sent !== 2;
+  }
+
+  close(code: number, reason: string, last?: Uint8Array): void {
+    if (!this.state.isOpen) return;
+    if (last) this.ws.send(last, true, false);
+    if (this.state.isOpen) this.ws.end(code, reason);
+  }
+}
+
+function setBackpressured(state: SocketState, sockets: Server["sockets"], isBackpressured: boolean): void {
+  if (state.isBackpressured === isBackpressured) return;
+  state.isBackpressured = isBackpressured;
+  sockets.backpressured += isBackpressured ? 1 : -1;
+}
