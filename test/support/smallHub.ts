@@ -55,10 +55,10 @@ export class SmallHub {
     const [, repo, name] = /^\/([^/]+\/[^/]+)\/resolve\/main\/(.+)$/.exec(path) ?? [];
     const inRepo = [...this.files.keys()].some((key) => key.startsWith(`${repo}/`));
     const file = this.files.get(`${repo}/${name}`);
-    if (!inRepo) return refuse(response, 404, "RepoNotFound", "Repository not found");
-    if (!file) return refuse(response, 404, "EntryNotFound", "Entry not found");
-    if (file.token && authorization !== `Bearer ${file.token}`) return refuse(response, 401, "GatedRepo", "Access to it is restricted");
-    this.#send(response, file, range);
+    if (!inRepo) refuse(response, 404, "RepoNotFound", "Repository not found");
+    else if (!file) refuse(response, 404, "EntryNotFound", "Entry not found");
+    else if (file.token && authorization !== `Bearer ${file.token}`) refuse(response, 401, "GatedRepo", "Access to it is restricted");
+    else this.#send(response, file, range);
   }
 
   #send(response: ServerResponse, file: HubFile, range: string | undefined): void {

@@ -1,0 +1,74 @@
+/** Every message of `millrace.v1` as fast-check draws it: any value that PROTOCOL.md allows, its bounds more often than chance would. */
+import fc from "fast-check";
+import { classNames } from "../../shared/classes.js";
+import { type ErrorCode, errorTable } from "../../shared/errors.js";
+import { limits } from "../../shared/limits.js";
+import { type ClientMessage, finishReasons, Op, type ServerMessage, type StartOptions } from "../../shared/protocol.js";
+
+/** Whole code points, of one to four bytes of UTF-8. */
+const text = fc.string({ unit: "binary", maxLength: 60 });
+const int = fc.oneof(fc.nat(300), fc.maxSafeNat(), fc.constantFrom(0, 127, 128, 0xffff, 0x1_0000, 0xffff_ffff, Number.MAX_SAFE_INTEGER));
+const fromOne = int.map((value) => Math.max(1, value));
+const ms = fc.oneof(int, fc.double({ min: 0, max: 1e9, noNaN: true }));
+const stream = fc.oneof(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1, max: limits.streamNumberMax }));
+
+function number(min: number, max: number): fc.Arbitrary<number> {
+  return fc.double({ min, max, noNaN: true }).map((value) => value + 0); // -0 is 0 on the wire or not; nobody may care
+}
+
+const stopText = fc.string({ unit: "binary", minLength: 1, maxLength: limits.stopBytesMax / 4 });
+
+const startOptions: fc.Arbitrary<StartOptions> = fc.record(
+  {
+    maxTokens: fc.integer({ min: 1, max: 0xffff_ffff }),
+    temperature: number(0, 10),
+    topK: fc.integer({ min: 0, max: 0x7fff_ffff }),
+    topP: number(0, 1),
+    minP: number(0, 1),
+    repetitionPenalty: number(0.1, 10),
+    presencePenalty: number(-10, 10),
+    frequencyPenalty: number(-10, 10),
+    seed: int,
+    stop: fc.array(stopText, { maxLength: limits.stopsMax }),
+    class: fc.constantFrom(...classNames),
+    overflow: fc.constantFrom("refuse" as const, "drop_oldest" as const),
+  },
+  { requiredKeys: [] },
+);
+
+const chatMessage = fc.tuple(fc.constantFrom("system" as const, "user" as const, "assistant" as const), text);
+
+export const clientMessage: fc.Arbitrary<ClientMessage> = fc.oneof(
+  fc.tuple(fc.constant(Op.START), stream, fc.array(chatMessage, { minLength: 1, maxLength: 8 }), startOptions),
+  fc.tuple(fc.constant(Op.CANCEL), stream),
+  fc.tuple(fc.constant(Op.PONG), fc.constant(0 as const), int),
+);
+
+const helloInfo = fc.record({
+  epoch: text,
+  engine: fc.constantFrom("native" as const, "simulated" as const),
+  model: text,
+  contextTokens: int,
+  frameBytesMax: int,
+  streamsMax: int,
+  pingEveryMs: ms,
+});
+
+export const serverMessage: fc.Arbitrary<ServerMessage> = fc.oneof(
+  fc.tuple(fc.constant(Op.HELLO), fc.constant(0 as const), helloInfo),
+  fc.tuple(fc.constant(Op.STARTED), stream, fc.string({ minLength: 1, maxLength: 64 }), int, int),
+  fc.tuple(fc.constant(Op.QUEUED), stream, fromOne),
+  fc.tuple(fc.constant(Op.TOKENS), stream, fromOne, text, int),
+  fc.tuple(
+    fc.constant(Op.DONE),
+    stream,
+    int,
+    fc.constantFrom(...finishReasons),
+    int,
+    fc.integer({ min: 0, max: 0xffff_ffff }),
+    fc.record({ promptTokens: int, completionTokens: int }),
+    fc.record({ queueMs: ms, prefillMs: ms, decodeMs: ms }),
+  ),
+  fc.tuple(fc.constant(Op.ERROR), fc.oneof(fc.constant(0), stream), fc.constantFrom(...(Object.keys(errorTable) as ErrorCode[])), text, ms),
+  fc.tuple(fc.constant(Op.PING), fc.constant(0 as const), int),
+);
