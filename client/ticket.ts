@@ -22,7 +22,7 @@ export async function fetchTicket(edge: string, token?: string, timeoutMs: numbe
   let answer: Awaited<ReturnType<typeof fetch>>;
   let body: unknown;
   try {
-    answer = await fetch(address, { method: "POST", headers, signal, cache: "no-store" });
+    answer = await fetch(address, { method: "POST", headers, signal });
     body = await answer.json().catch((error: unknown) => {
       if (signal.aborted) throw error;
       return undefined;

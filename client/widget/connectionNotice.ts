@@ -1,0 +1,42 @@
+import type { LinkState } from "../index.js";
+import { button, element } from "./dom.js";
+import { noConnection, sentence } from "./wording.js";
+
+/** Says why there is no connection and when it is tried again; empty while there is one. */
+export class ConnectionNotice {
+  #timer: ReturnType<typeof setInterval> | undefined;
+  readonly #text = element("span", { role: "status" });
+  /** Outside the live text: a screen reader would count the seconds aloud. */
+  readonly #countdown = element("span", { class: "countdown", "aria-hidden": "true" });
+
+  constructor(
+    private readonly place: HTMLElement,
+    retry: () => void,
+  ) {
+    place.append(element("p", {}, this.#text, " ", this.#countdown), button("Try now", "retry", retry));
+  }
+
+  show(state: LinkState): void {
+    clearInterval(this.#timer);
+    this.#countdown.textContent = "";
+    if (state.kind === "open") {
+      this.place.hidden = true;
+    } else if (state.kind === "connecting") {
+      this.#countdown.textContent = "Trying again…";
+    } else {
+      this.place.hidden = false;
+      const why = `${noConnection(state.error)} ${sentence(state.error)}`;
+      if (this.#text.textContent !== why) this.#text.textContent = why;
+      if (state.kind === "waiting") this.#count(performance.now() + state.retryInMs);
+    }
+  }
+
+  #count(untilMs: number): void {
+    const tick = (): void => {
+      const seconds = Math.max(0, Math.ceil((untilMs - performance.now()) / 1_000));
+      this.#countdown.textContent = `Trying again in ${seconds} s.`;
+    };
+    tick();
+    this.#timer = setInterval(tick, 250);
+  }
+}

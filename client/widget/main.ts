@@ -1,0 +1,65 @@
+/** The page: which part speaks to which. */
+import { connect, Link, type LinkState } from "../index.js";
+import { Announcer } from "./announcer.js";
+import { Chat } from "./chat.js";
+import { Composer } from "./composer.js";
+import { ConnectionNotice } from "./connectionNotice.js";
+import { byId } from "./dom.js";
+import { followEnd } from "./follow.js";
+import { wireThemeButton } from "./themeButton.js";
+import { caution, modelLabel } from "./wording.js";
+
+const announcer = new Announcer(byId("announcer", HTMLElement));
+const follow = followEnd(byId("jump", HTMLButtonElement));
+const notice = new ConnectionNotice(byId("notice", HTMLElement), () => link.open());
+const link = new Link(() => connect({ edge: location.origin }), show);
+
+const chat = new Chat(
+  link,
+  // A small model repeats itself unless held back a little, and wanders unless cooled.
+  { maxTokens: 768, temperature: 0.4, topP: 0.9, repetitionPenalty: 1.1, overflow: "drop_oldest" },
+  {
+    transcript: byId("transcript", HTMLOListElement),
+    welcome: byId("welcome", HTMLElement),
+    onAnswering: (answering) => {
+      composer.answering = answering;
+    },
+    say: (sentence) => announcer.say(sentence),
+    grown: follow.grown,
+  },
+);
+
+const composer = new Composer(byId("composer", HTMLFormElement), byId("question", HTMLTextAreaElement), byId("send", HTMLButtonElement), {
+  ask,
+  stop: () => chat.stop(),
+});
+
+function ask(question: string): void {
+  chat.ask(question);
+  follow.resume();
+}
+
+function show(state: LinkState): void {
+  const model = byId("model", HTMLElement);
+  model.dataset.state = state.kind;
+  model.toggleAttribute("data-simulated", state.kind === "open" && state.hello.engine === "simulated");
+  model.lastElementChild?.replaceChildren(modelLabel(state));
+  if (state.kind === "open") byId("caution", HTMLElement).textContent = caution(state.hello);
+  notice.show(state);
+}
+
+for (const suggestion of byId("suggestions", HTMLUListElement).querySelectorAll("button"))
+  suggestion.addEventListener("click", () => {
+    ask(suggestion.textContent ?? "");
+    composer.focus();
+  });
+
+byId("new-chat", HTMLButtonElement).addEventListener("click", () => {
+  chat.startOver();
+  composer.focus();
+});
+
+// A network that comes back is worth an attempt at once.
+addEventListener("online", () => link.open());
+wireThemeButton(byId("theme", HTMLButtonElement));
+link.open();
