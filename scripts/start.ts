@@ -78,7 +78,7 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     const broken = Promise.race(
       both.map(async (server) => {
         const how = await server.ended;
-        return asked ? new Promise<string>(() => {}) : `${server.name} ${how}. Its last lines:\n${server.tail}`;
+        return asked ? new Promise<string>(() => {}) : `${server.name} ${how}`;
       }),
     );
     const kill = (): void => {
@@ -193,6 +193,6 @@ export async function main(args: string[]): Promise<void> {
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => stack.kill()); // the second time, at once
   if (broken === undefined) process.stderr.write("stopping; running answers may finish (Ctrl-C again ends them)\n");
   await stack.stop();
-  if (broken !== undefined) throw new SetupError(`Stopped, since ${broken}`);
+  if (broken !== undefined) throw new SetupError(`${broken}, so everything was stopped. What it said last stands above.`);
   process.exit(0);
 }

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { SetupError } from "./exec.js";
 
-/** Lines kept to show when it ends unasked. */
+/** Lines of its stdout kept to show when it ends unasked; its stderr has been handed on by then. */
 const tailLinesMax = 20;
 
 export interface ServerSpec {
@@ -61,11 +61,6 @@ export class ServerProcess {
     return this.spec.name;
   }
 
-  /** The last lines it printed, for whoever explains its end. */
-  get tail(): string {
-    return this.#tail.join("\n");
-  }
-
   /** Asks it to stop and waits until it has; one that takes too long is killed. */
   async stop(): Promise<void> {
     if (this.#over) return;
@@ -97,7 +92,7 @@ export class ServerProcess {
     };
     return new Promise((resolve, reject) => {
       const timer = setTimeout(
-        () => reject(new SetupError(`${name} was not ready after ${readyMsMax / 1000} s. It said:\n${this.tail}`)),
+        () => reject(new SetupError(`${name} was not ready after ${readyMsMax / 1000} s. It said:\n${this.#tail.join("\n")}`)),
         readyMsMax,
       );
       createInterface({ input: this.#child.stdout as NodeJS.ReadableStream }).on("line", (line) => {
@@ -107,13 +102,10 @@ export class ServerProcess {
         clearTimeout(timer);
         resolve(match);
       });
-      createInterface({ input: this.#child.stderr as NodeJS.ReadableStream }).on("line", (line) => {
-        keep(line);
-        onErrorLine(line);
-      });
+      createInterface({ input: this.#child.stderr as NodeJS.ReadableStream }).on("line", onErrorLine);
       void this.ended.then((how) => {
         clearTimeout(timer);
-        reject(new SetupError(`${name} ${how} before it was ready. It said:\n${this.tail}`));
+        reject(new SetupError(`${name} ${how} before it was ready. It said:\n${this.#tail.join("\n")}`));
       });
     });
   }
