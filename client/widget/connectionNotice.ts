@@ -1,6 +1,6 @@
 import type { LinkState } from "../index.js";
 import { button, element } from "./dom.js";
-import { noConnection, sentence } from "./wording.js";
+import { noConnection } from "./wording.js";
 
 /** Says why there is no connection and when it is tried again; empty while there is one. */
 export class ConnectionNotice {
@@ -25,7 +25,7 @@ export class ConnectionNotice {
       this.#countdown.textContent = "Trying again…";
     } else {
       this.place.hidden = false;
-      const why = `${noConnection(state.error)} ${sentence(state.error)}`;
+      const why = noConnection(state.error);
       if (this.#text.textContent !== why) this.#text.textContent = why;
       if (state.kind === "waiting") this.#count(performance.now() + state.retryInMs);
     }

@@ -28,6 +28,8 @@ const allowed = {
   ],
   ALLOWED_ATTR: ["href", "start", "align", "class"],
   ALLOWED_URI_REGEXP: /^(?:https?:\/\/|mailto:)/i,
+  // DOMPurify holds every other attribute to the rule for addresses.
+  ADD_URI_SAFE_ATTR: ["start", "align"],
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true as const,

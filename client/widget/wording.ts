@@ -18,14 +18,15 @@ export function brokenOff(code: ErrorCode, hasText: boolean): string {
 }
 
 /** Why there is no connection. */
-export function noConnection({ code }: MillraceError): string {
+export function noConnection(error: MillraceError): string {
+  const { code } = error;
   if (code === "model_loading") return "The model is still loading.";
   if (code === "origin_unreachable") return "The edge is here, but the origin that answers cannot be reached.";
   if (code === "draining") return "The server is restarting.";
   if (code === "overloaded") return "The server is busy.";
   if (code === "connection_lost") return "The server cannot be reached.";
   if (code === "connection_timeout") return "The server does not answer.";
-  return "There is no connection.";
+  return `There is no connection. ${sentence(error)}`;
 }
 
 export function queued(place: number): string {
