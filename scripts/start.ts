@@ -10,7 +10,7 @@ import { ServerProcess } from "./setup/child.js";
 import { SetupError } from "./setup/exec.js";
 import { resolveModel } from "./setup/model.js";
 import { claimPort } from "./setup/ports.js";
-import { Progress } from "./setup/progress.js";
+import { silent } from "./setup/progress.js";
 import { quietWrangler } from "./setup/wrangler.js";
 
 const projectRoot = fileURLToPath(new URL("..", import.meta.url));
@@ -57,10 +57,7 @@ export interface Stack {
 /** Starts origin and edge and waits until both are ready. @throws SetupError; nothing is left running then. */
 export async function startStack(options: StackOptions = {}): Promise<Stack> {
   const root = projectRoot;
-  const [port, originPort] = await Promise.all([
-    claimPort(options.port ?? 8787, "the edge", "--port"),
-    claimPort(options.originPort ?? 9101, "the origin", "--origin-port"),
-  ]);
+  const [port, originPort] = await claimPorts(options);
   if (!options.prepared) await buildPage(root);
   const keys = ensureDevKeys(root);
   const onLine = options.onLine ?? ((line: string) => process.stderr.write(`${line}\n`));
@@ -93,6 +90,10 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
   }
 }
 
+function claimPorts({ port = 8787, originPort = 9101 }: StackOptions): Promise<[edge: number, origin: number]> {
+  return Promise.all([claimPort(port, "the edge", "--port"), claimPort(originPort, "the origin", "--origin-port")]);
+}
+
 async function originArgs(options: StackOptions): Promise<string[]> {
   const args: string[] = [];
   const add = (flag: string, value: string | undefined): void => {
@@ -100,8 +101,7 @@ async function originArgs(options: StackOptions): Promise<string[]> {
   };
   add("--inference", options.inference);
   if (options.inference !== "simulated") {
-    const quiet = new Progress({ write: () => {} });
-    add("--model", await resolveModel(options.model, options.prepared ? quiet.begin("model", "") : undefined));
+    add("--model", await resolveModel(options.model, options.prepared ? silent() : undefined));
   }
   add("--threads", options.threads);
   add("--ctx", options.ctx);
@@ -175,6 +175,11 @@ function portOf(flag: string, value: string | undefined): number | undefined {
   const port = Number(value);
   if (!Number.isInteger(port) || port < 0 || port > 65_535) throw new SetupError(`${flag} ${value} is not a port: give 0 to 65535`);
   return port;
+}
+
+/** @throws SetupError for a flag that is wrong or a port that is taken. */
+export async function checkArguments(args: string[]): Promise<void> {
+  await claimPorts(parseStartFlags(args));
 }
 
 /** `npm start`: runs until Ctrl-C, SIGTERM, or until a server ends by itself. */

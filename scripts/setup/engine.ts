@@ -21,6 +21,7 @@ export async function buildEngine(root: string, part: Part): Promise<boolean> {
   const log = createWriteStream(logPath);
   let built = false;
   const step = async (args: string[], what: string): Promise<void> => {
+    if (what === "configuring") part.at(0, what);
     const onLine = (line: string): void => {
       log.write(`${line}\n`);
       const done = progressOf(line);

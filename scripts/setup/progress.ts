@@ -23,15 +23,16 @@ export class Progress {
     const part = new Part(name, note, this);
     this.#parts.set(name, part);
     if (this.out.isTTY) this.draw();
-    else this.out.write(`${name}: ${note}\n`);
     return part;
   }
 
   /** @internal A part calls this when it moved. */
-  moved(part: Part, before: number): void {
-    if (this.out.isTTY) this.draw();
-    else if (Math.floor(part.fraction / plainStep) > Math.floor(before / plainStep) && part.fraction < 1)
-      this.out.write(`${part.name}: ${Math.floor(part.fraction * 100)}% ${part.note}\n`);
+  moved(part: Part): void {
+    if (this.out.isTTY) return void this.draw();
+    const step = Math.floor(part.fraction / plainStep);
+    if (step <= part.stepShown || part.fraction >= 1) return;
+    part.stepShown = step;
+    this.out.write(`${part.name}: ${Math.floor(part.fraction * 100)}% ${part.note}\n`);
   }
 
   /** @internal A part calls this when it is over; its last words stay on the screen. */
@@ -58,6 +59,8 @@ export class Progress {
 
 export class Part {
   fraction = 0;
+  /** @internal The last step that a plain log has a line for; a part that ends at once gets none but its last. */
+  stepShown = -1;
 
   constructor(
     readonly name: string,
@@ -67,10 +70,9 @@ export class Part {
 
   /** @param fraction done, 0 to 1. */
   at(fraction: number, note: string): void {
-    const before = this.fraction;
-    this.fraction = Math.min(1, Math.max(before, fraction));
+    this.fraction = Math.min(1, Math.max(this.fraction, fraction));
     this.note = note;
-    this.progress.moved(this, before);
+    this.progress.moved(this);
   }
 
   /** `words` say what came of it. */
@@ -82,6 +84,11 @@ export class Part {
     const full = Math.round(this.fraction * barCells);
     return `${this.name} [${"#".repeat(full)}${"-".repeat(barCells - full)}] ${this.note}`;
   }
+}
+
+/** A part that says nothing. */
+export function silent(): Part {
+  return new Progress({ write: () => {} }).begin("", "");
 }
 
 /** `12.3 s`. */

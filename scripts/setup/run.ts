@@ -5,7 +5,7 @@ import { pathToFileURL } from "node:url";
 import { buildEngine } from "./engine.js";
 import { SetupError } from "./exec.js";
 import { resolveModel } from "./model.js";
-import { Progress, seconds } from "./progress.js";
+import { Progress, seconds, silent } from "./progress.js";
 import { checkUwsBinary } from "./uws.js";
 
 export interface Needs {
@@ -28,6 +28,10 @@ export interface Command {
 const wordyMs = 1_000;
 
 export async function run({ root, command, args, needs, packagesMs }: Command): Promise<void> {
+  // What the command line has wrong is said before minutes are spent.
+  if (command === "start") await (await import("../start.js")).checkArguments(args);
+  const { model } = needs;
+  if (model !== undefined && model !== "default" && !model.startsWith("hf:")) await resolveModel(model, silent());
   const failures = await prepare(root, needs, packagesMs);
   // A test run goes on to say what else fails, and counts these.
   if (failures.length > 0 && command !== "test") throw new SetupError(failures.map((failure) => failure.message).join("\n\n"));
