@@ -1,0 +1,246 @@
+// The Node addon: translates between JavaScript and engine.h, and neither checks (index.ts does) nor computes (the engine does).
+// Loading, evaluating and closing run on libuv's threads; a step's events reach JavaScript as one flat buffer, one call a step.
+#include <napi.h>
+
+#include <memory>
+#include <span>
+
+#include "engine.h"
+#include "events.h"
+#include "../src/format/vocabulary.h"
+
+namespace millrace {
+namespace {
+
+using StepFunction = Napi::ThreadSafeFunction;
+
+Napi::Value strings(Napi::Env env, const std::vector<std::string>& values) {
+  Napi::Array array = Napi::Array::New(env, values.size());
+  for (size_t i = 0; i < values.size(); i++) array.Set(static_cast<uint32_t>(i), values[i]);
+  return array;
+}
+
+template <typename TypedArray, typename Element>
+Napi::Value typed(Napi::Env env, const std::vector<Element>& values) {
+  TypedArray array = TypedArray::New(env, values.size());
+  std::copy(values.begin(), values.end(), array.Data());
+  return array;
+}
+
+std::vector<int32_t> ids(const Napi::Value& value) {
+  const Napi::Int32Array array = value.As<Napi::Int32Array>();
+  return std::vector<int32_t>(array.Data(), array.Data() + array.ElementLength());
+}
+
+double number(const Napi::Object& object, const char* name, double fallback) {
+  const Napi::Value value = object.Get(name);
+  return value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : fallback;
+}
+
+std::string string(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  return value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
+}
+
+// Runs `task` on a libuv thread, then settles the promise with what `convert` makes of its result.
+template <typename Value>
+class Work final : public Napi::AsyncWorker {
+ public:
+  using Task = std::function<Result<Value>()>;
+  using Convert = std::function<Napi::Value(Napi::Env, Value)>;
+
+  static Napi::Promise start(Napi::Env env, Task task, Convert convert) {
+    Work* work = new Work(env, std::move(task), std::move(convert));
+    work->Queue();
+    return work->deferred_.Promise();
+  }
+
+ private:
+  Work(Napi::Env env, Task task, Convert convert)
+      : Napi::AsyncWorker(env, "millrace"), deferred_(Napi::Promise::Deferred::New(env)), task_(std::move(task)), convert_(std::move(convert)) {}
+
+  void Execute() override {
+    try {
+      result_ = std::make_unique<Result<Value>>(task_());
+      if (!result_->ok()) SetError(result_->message());
+    } catch (const std::bad_alloc&) {
+      SetError("not enough memory");
+    } catch (const std::exception& error) {
+      SetError(error.what());
+    }
+  }
+  void OnOK() override { deferred_.Resolve(convert_(Env(), result_->take())); }
+  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
+
+  Napi::Promise::Deferred deferred_;
+  Task task_;
+  Convert convert_;
+  std::unique_ptr<Result<Value>> result_;
+};
+
+// What JavaScript holds. The engine is shared with work under way, so that it outlives the wrapper where it must.
+class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "NativeEngine",
+                       {InstanceMethod("info", &NativeEngine::info), InstanceMethod("vocabulary", &NativeEngine::vocabulary),
+                        InstanceMethod("submit", &NativeEngine::submit), InstanceMethod("cancel", &NativeEngine::cancel),
+                        InstanceMethod("stats", &NativeEngine::stats), InstanceMethod("evaluate", &NativeEngine::evaluate),
+                        InstanceMethod("close", &NativeEngine::close)});
+  }
+
+  explicit NativeEngine(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeEngine>(info) {}
+  void hold(std::shared_ptr<Engine> engine) { engine_ = std::move(engine); }
+
+ private:
+  Napi::Value info(const Napi::CallbackInfo& call) {
+    const ModelInfo& model = engine_->info();
+    Napi::Object object = Napi::Object::New(call.Env());
+    object.Set("name", model.name);
+    object.Set("architecture", model.architecture);
+    object.Set("parameters", static_cast<double>(model.parameters));
+    object.Set("contextTokens", model.context_tokens);
+    object.Set("vocabularySize", model.vocabulary_size);
+    Napi::Array stops = Napi::Array::New(call.Env());
+    for (size_t i = 0; i < model.stop_tokens.size(); i++) stops.Set(static_cast<uint32_t>(i), model.stop_tokens[i]);
+    object.Set("stopTokens", stops);
+    object.Set("log", strings(call.Env(), model.log));
+    return object;
+  }
+
+  Napi::Value vocabulary(const Napi::CallbackInfo& call) {
+    const Vocabulary& words = engine_->vocabulary();
+    Napi::Object object = Napi::Object::New(call.Env());
+    object.Set("kind", words.kind);
+    object.Set("preTokenizer", words.pre_tokenizer);
+    object.Set("tokens", strings(call.Env(), words.tokens));
+    object.Set("types", typed<Napi::Int32Array>(call.Env(), words.types));
+    object.Set("scores", typed<Napi::Float32Array>(call.Env(), words.scores));
+    object.Set("merges", strings(call.Env(), words.merges));
+    object.Set("chatTemplate", words.chat_template);
+    object.Set("bosToken", words.bos);
+    object.Set("eosToken", words.eos);
+    object.Set("unknownToken", words.unknown);
+    object.Set("addBos", words.add_bos);
+    object.Set("addSpacePrefix", words.add_space_prefix);
+    return object;
+  }
+
+  void submit(const Napi::CallbackInfo& call) {
+    const Napi::Object given = call[1].As<Napi::Object>();
+    Request request;
+    request.id = call[0].As<Napi::Number>().Uint32Value();
+    request.prompt = ids(given.Get("prompt"));
+    request.tokens_max = static_cast<int>(number(given, "maxTokens", 1));
+    request.sampling = {.temperature = static_cast<float>(number(given, "temperature", 0)),
+                        .top_k = static_cast<int>(number(given, "topK", 0)),
+                        .top_p = static_cast<float>(number(given, "topP", 1)),
+                        .min_p = static_cast<float>(number(given, "minP", 0)),
+                        .repetition_penalty = static_cast<float>(number(given, "repetitionPenalty", 1)),
+                        .presence_penalty = static_cast<float>(number(given, "presencePenalty", 0)),
+                        .frequency_penalty = static_cast<float>(number(given, "frequencyPenalty", 0)),
+                        .seed = static_cast<uint64_t>(number(given, "seed", 0))};
+    const Napi::Array stops = given.Get("stop").As<Napi::Array>();
+    for (uint32_t i = 0; i < stops.Length(); i++) request.stops.push_back(stops.Get(i).As<Napi::String>().Utf8Value());
+    if (const Status status = engine_->submit(std::move(request)); !status.ok()) throw Napi::Error::New(call.Env(), status.message());
+  }
+
+  void cancel(const Napi::CallbackInfo& call) { engine_->cancel(call[0].As<Napi::Number>().Uint32Value()); }
+
+  Napi::Value stats(const Napi::CallbackInfo& call) {
+    const EngineStats stats = engine_->stats();
+    Napi::Object object = Napi::Object::New(call.Env());
+    object.Set("running", stats.running);
+    object.Set("waiting", stats.waiting);
+    object.Set("slots", stats.slots);
+    object.Set("kvBytesMapped", static_cast<double>(stats.kv_bytes_mapped));
+    object.Set("kvBytesMax", static_cast<double>(stats.kv_bytes_max));
+    object.Set("steps", static_cast<double>(stats.steps));
+    object.Set("tokens", static_cast<double>(stats.tokens));
+    object.Set("promptTokens", static_cast<double>(stats.prompt_tokens));
+    return object;
+  }
+
+  Napi::Value evaluate(const Napi::CallbackInfo& call) {
+    const int chunk_tokens = call[1].As<Napi::Number>().Int32Value();
+    return Work<std::vector<float>>::start(
+        call.Env(), [engine = engine_, tokens = ids(call[0]), chunk_tokens] { return engine->evaluate(tokens, chunk_tokens); },
+        [](Napi::Env env, std::vector<float> logits) { return typed<Napi::Float32Array>(env, logits); });
+  }
+
+  Napi::Value close(const Napi::CallbackInfo& call) {
+    return Work<bool>::start(
+        call.Env(),
+        [engine = engine_]() -> Result<bool> {
+          engine->close();
+          return true;
+        },
+        [](Napi::Env env, bool) { return env.Undefined(); });
+  }
+
+  std::shared_ptr<Engine> engine_;
+};
+
+// Hands a step's bytes over to JavaScript; there they are owned by the array that arrives.
+void deliver(const StepFunction& on_step, std::span<const Event> events) {
+  auto* bytes = new std::vector<uint8_t>(flatten(events));
+  const napi_status status = on_step.NonBlockingCall(bytes, [](Napi::Env env, Napi::Function call, std::vector<uint8_t>* owned) {
+    const std::unique_ptr<std::vector<uint8_t>> keep(owned);
+    Napi::Uint8Array array = Napi::Uint8Array::New(env, keep->size());
+    std::copy(keep->begin(), keep->end(), array.Data());
+    call.Call({array});
+  });
+  if (status != napi_ok) delete bytes;
+}
+
+KernelSet kernel_set(const std::string& name) {
+  if (name == "reference") return KernelSet::reference;
+  if (name == "avx2") return KernelSet::avx2;
+  if (name == "avx512") return KernelSet::avx512;
+  return KernelSet::automatic;
+}
+
+// load(options, onStep): Promise<NativeEngine>
+Napi::Value load(const Napi::CallbackInfo& call) {
+  const Napi::Object given = call[0].As<Napi::Object>();
+  EngineOptions options;
+  options.path = string(given, "path");
+  options.threads = static_cast<int>(number(given, "threads", 0));
+  options.context_tokens = static_cast<int>(number(given, "contextTokens", 0));
+  options.kv_memory_bytes = static_cast<uint64_t>(number(given, "kvMemoryBytes", 0));
+  options.slots = static_cast<int>(number(given, "slots", options.slots));
+  options.kernels = kernel_set(string(given, "kernels"));
+  options.precision = string(given, "precision") == "float32" ? Precision::float32 : Precision::stored;
+
+  // The function is released when the last copy goes, which is when the engine has ended and can call it no more. It holds no process open.
+  StepFunction on_step = StepFunction::New(call.Env(), call[1].As<Napi::Function>(), "millrace step", 0, 1);
+  on_step.Unref(call.Env());
+  const auto shared = std::shared_ptr<StepFunction>(new StepFunction(on_step), [](StepFunction* function) {
+    function->Release();
+    delete function;
+  });
+  return Work<std::shared_ptr<Engine>>::start(
+      call.Env(),
+      [options, shared]() -> Result<std::shared_ptr<Engine>> {
+        auto engine = Engine::load(options, [shared](std::span<const Event> events) { deliver(*shared, events); });
+        if (!engine.ok()) return engine.status();
+        return std::shared_ptr<Engine>(engine.take());
+      },
+      [](Napi::Env env, std::shared_ptr<Engine> engine) -> Napi::Value {
+        const Napi::Object object = env.GetInstanceData<Napi::FunctionReference>()->New({});
+        NativeEngine::Unwrap(object)->hold(std::move(engine));
+        return object;
+      });
+}
+
+Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  auto* constructor = new Napi::FunctionReference(Napi::Persistent(NativeEngine::define(env)));
+  env.SetInstanceData(constructor);
+  exports.Set("load", Napi::Function::New(env, load));
+  return exports;
+}
+
+NODE_API_MODULE(millrace, initialize)
+
+}  // namespace
+}  // namespace millrace

@@ -1,0 +1,31 @@
+// Everything that load puts together: the file, the model, the machine's threads and memory, and the backend over them.
+#pragma once
+
+#include <memory>
+
+#include "base/team.h"
+#include "engine.h"
+#include "format/gguf.h"
+#include "format/vocabulary.h"
+#include "kv/slots.h"
+#include "model/backend.h"
+#include "model/model.h"
+#include "schedule/schedule.h"
+
+namespace millrace {
+
+struct Assembly {
+  EngineOptions options;  // with what was chosen in place of 0
+  std::unique_ptr<GgufFile> file;
+  Vocabulary vocabulary;
+  Model model;
+  ModelInfo info;
+  ScheduleLimits schedule_limits;
+  std::unique_ptr<Team> team;
+  std::unique_ptr<KvSlots> slots;
+  std::unique_ptr<Backend> backend;
+};
+
+Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options);
+
+}  // namespace millrace

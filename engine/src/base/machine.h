@@ -1,0 +1,17 @@
+// What this machine gives us: threads, memory, instructions. Read once at load, and printed there.
+#pragma once
+
+#include <cstdint>
+
+namespace millrace {
+
+struct Machine {
+  int threads = 1;                    // by affinity and the cgroup's cpu.max, whichever is less
+  uint64_t memory_free_bytes = 0;     // by MemAvailable and the cgroup's memory.max, whichever is less
+  bool has_avx2 = false;              // with FMA and F16C
+  bool has_avx512 = false;            // F, BW, DQ, VL and VNNI
+};
+
+Machine inspect_machine();
+
+}  // namespace millrace

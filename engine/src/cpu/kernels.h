@@ -1,0 +1,91 @@
+// The arithmetic of a CPU, one table for each set of instructions. Each kernel works for one thread on what it is given; reference.cpp
+// says in plain C++ what each must compute, and the others are tested against it.
+#pragma once
+
+#include <cstdint>
+
+#include "../base/machine.h"
+#include "../kv/layout.h"
+#include "engine.h"
+#include "pack.h"
+
+namespace millrace {
+
+// Activations of one token beside a quantized matrix: blocks of 32, value = scale * quant.
+struct QuantizedRow {
+  int8_t* quants;   // [columns]
+  float* scales;    // [columns / 32]
+  float* sums;      // [columns / 32], of the block's values: scale * total
+  int32_t* totals;  // [columns / 32], of the block's quants
+};
+
+// The activations of a step: float32, and quantized beside them where a quantized matrix will read them.
+struct Activations {
+  const float* values = nullptr;  // [tokens][columns]
+  const int8_t* quants = nullptr;
+  const float* scales = nullptr;
+  const float* sums = nullptr;
+  const int32_t* totals = nullptr;
+  int columns = 0;
+};
+
+// y[t][row] for the rows of bands [band_begin, band_end) and tokens [0, tokens).
+struct MatmulTask {
+  const PackedMatrix* weight;
+  Activations x;
+  int tokens;
+  int band_begin, band_end;
+  float* y;       // [tokens][stride]
+  int64_t stride;
+};
+
+// Up to queries_max queries (several heads of one KV head, several tokens) over positions [begin, end) of one sequence; begin is a
+// multiple of 64. Writes each query's partial result: the largest score, the sum of exponentials, then their weighted values.
+constexpr int queries_max = 6;
+constexpr int chunk_tokens = 64;
+
+struct AttendTask {
+  const float* queries[queries_max];  // [head_dim] each, scaled by 1 / sqrt(head_dim)
+  int visible[queries_max];           // positions that the query sees: 0 to visible - 1
+  float* partial[queries_max];        // [2 + head_dim] each
+  int count;
+  const KvLayout* layout;
+  const uint8_t* base;  // of the slot
+  int layer, kv_head;
+  int begin, end;
+};
+
+struct Kernels {
+  const char* name;
+
+  // y = x / rms(x) * weight over n values; n a multiple of 16.
+  void (*norm)(const float* x, const float* weight, float epsilon, int n, float* y);
+  // Rounds each block of 32 to 8 bits, symmetric, the largest magnitude at 127.
+  void (*quantize)(const float* x, int n, QuantizedRow out);
+
+  void (*matmul)(const MatmulTask& task);      // y = weight . x
+  void (*matmul_add)(const MatmulTask& task);  // y += weight . x
+  // The weight's bands take turns, gate then up; y = silu(gate . x) * (up . x), band_begin and band_end counting pairs.
+  void (*matmul_gated)(const MatmulTask& task);
+
+  // Turns the pairs (2i, 2i + 1) of x, i < pairs; turns holds cos, sin a pair. Then multiplies all of [head_dim] by scale.
+  void (*rope)(float* x, const float* turns, int pairs, int head_dim, float scale);
+  // Writes one token's key or value of one head into its page.
+  void (*store_key)(const float* key, const KvLayout& layout, uint8_t* page_head, int position_in_page);
+  void (*store_value)(const float* value, const KvLayout& layout, uint8_t* page_head, int position_in_page);
+
+  void (*attend)(const AttendTask& task);
+  // into = into + part, both partial results; `into` with a sum of 0 is empty. The order of merging is the caller's to fix.
+  void (*merge)(float* into, const float* part, int head_dim);
+  // out = weighted values / sum.
+  void (*finish)(const float* partial, int head_dim, float* out);
+};
+
+// The table of a set of kernels; null where this build, or the CPU, lacks it.
+const Kernels* kernels_of(KernelSet set, const Machine& machine);
+
+extern const Kernels reference_kernels;
+extern const Kernels avx2_kernels;   // only in builds for x86
+const Kernels& avx512_table();       // likewise
+
+}  // namespace millrace

@@ -1,0 +1,222 @@
+// The kernels in plain C++: what each computes, said once without tricks. Slow, exact about order, and the yardstick of the others.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "kernels.h"
+
+namespace millrace {
+namespace {
+
+void norm(const float* x, const float* weight, float epsilon, int n, float* y) {
+  double sum = 0;
+  for (int i = 0; i < n; i++) sum += double{x[i]} * x[i];
+  const float scale = static_cast<float>(1 / std::sqrt(sum / n + epsilon));
+  for (int i = 0; i < n; i++) y[i] = x[i] * scale * weight[i];
+}
+
+void quantize(const float* x, int n, QuantizedRow out) {
+  for (int block = 0; block < n / block_values; block++) {
+    const float* values = x + block * block_values;
+    float largest = 0;
+    for (int i = 0; i < block_values; i++) largest = std::max(largest, std::fabs(values[i]));
+    const float inverse = largest > 0 ? 127 / largest : 0;
+    int32_t total = 0;
+    for (int i = 0; i < block_values; i++) {
+      const int quant = static_cast<int>(std::nearbyint(values[i] * inverse));
+      out.quants[block * block_values + i] = static_cast<int8_t>(quant);
+      total += quant;
+    }
+    out.scales[block] = largest / 127;
+    out.sums[block] = out.scales[block] * static_cast<float>(total);
+    out.totals[block] = total;
+  }
+}
+
+// One band of 16 rows times one token: sums[row].
+void band_q4(const BandQ4* band, const Activations& x, int64_t token, int blocks, float* sums) {
+  const int8_t* quants = x.quants + token * x.columns;
+  const float* scales = x.scales + token * blocks;
+  const float* block_sums = x.sums + token * blocks;
+  for (int b = 0; b < blocks; b++)
+    for (int row = 0; row < band_rows; row++) {
+      int32_t dot = 0;
+      for (int j = 0; j < 4; j++)
+        for (int i = 0; i < 4; i++) {
+          const uint8_t pair = band[b].nibbles[j][4 * row + i];
+          dot += (pair & 15) * quants[b * block_values + 4 * j + i] + (pair >> 4) * quants[b * block_values + 16 + 4 * j + i];
+        }
+      sums[row] += half_to_float(band[b].scale[row]) * scales[b] * static_cast<float>(dot);
+      sums[row] += half_to_float(band[b].minimum[row]) * block_sums[b];
+    }
+}
+
+void band_q8(const BandQ8* band, const Activations& x, int64_t token, int blocks, float* sums) {
+  const int8_t* quants = x.quants + token * x.columns;
+  const float* scales = x.scales + token * blocks;
+  for (int b = 0; b < blocks; b++)
+    for (int row = 0; row < band_rows; row++) {
+      int32_t dot = 0;
+      for (int j = 0; j < 8; j++)
+        for (int i = 0; i < 4; i++) dot += band[b].quants[j][4 * row + i] * quants[b * block_values + 4 * j + i];
+      sums[row] += half_to_float(band[b].scale[row]) * scales[b] * static_cast<float>(dot);
+    }
+}
+
+template <typename Element, float (*convert)(Element)>
+void band_float(const Element* band, const float* x, int columns, float* sums) {
+  for (int column = 0; column < columns; column++)
+    for (int row = 0; row < band_rows; row++) sums[row] += convert(band[column * band_rows + row]) * x[column];
+}
+
+float same(float value) { return value; }
+
+void band_sums(const MatmulTask& task, int band, int token, float* sums) {
+  std::fill(sums, sums + band_rows, 0.0f);
+  const int columns = task.weight->columns, blocks = columns / block_values;
+  const uint8_t* bytes = task.weight->band(band);
+  const float* x = task.x.values + int64_t{token} * columns;
+  switch (task.weight->packing) {
+    case Packing::q4:
+      return band_q4(reinterpret_cast<const BandQ4*>(bytes), task.x, token, blocks, sums);
+    case Packing::q8:
+      return band_q8(reinterpret_cast<const BandQ8*>(bytes), task.x, token, blocks, sums);
+    case Packing::f32:
+      return band_float<float, same>(reinterpret_cast<const float*>(bytes), x, columns, sums);
+    case Packing::f16:
+      return band_float<uint16_t, half_to_float>(reinterpret_cast<const uint16_t*>(bytes), x, columns, sums);
+    case Packing::bf16:
+      return band_float<uint16_t, bfloat_to_float>(reinterpret_cast<const uint16_t*>(bytes), x, columns, sums);
+  }
+}
+
+template <bool add>
+void matmul(const MatmulTask& task) {
+  for (int band = task.band_begin; band < task.band_end; band++)
+    for (int token = 0; token < task.tokens; token++) {
+      float sums[band_rows];
+      band_sums(task, band, token, sums);
+      float* y = task.y + token * task.stride + band * band_rows;
+      const int rows = std::min(band_rows, task.weight->rows - band * band_rows);
+      for (int row = 0; row < rows; row++) y[row] = add ? y[row] + sums[row] : sums[row];
+    }
+}
+
+void matmul_gated(const MatmulTask& task) {
+  const int outputs = task.weight->rows / 2;
+  for (int pair = task.band_begin; pair < task.band_end; pair++)
+    for (int token = 0; token < task.tokens; token++) {
+      float gate[band_rows], up[band_rows];
+      band_sums(task, 2 * pair, token, gate);
+      band_sums(task, 2 * pair + 1, token, up);
+      float* y = task.y + token * task.stride + pair * band_rows;
+      const int rows = std::min(band_rows, outputs - pair * band_rows);
+      for (int row = 0; row < rows; row++) y[row] = gate[row] / (1 + std::exp(-gate[row])) * up[row];
+    }
+}
+
+void rope(float* x, const float* turns, int pairs, int head_dim, float scale) {
+  for (int i = 0; i < pairs; i++) {
+    const float cosine = turns[2 * i], sine = turns[2 * i + 1], even = x[2 * i], odd = x[2 * i + 1];
+    x[2 * i] = even * cosine - odd * sine;
+    x[2 * i + 1] = even * sine + odd * cosine;
+  }
+  for (int i = 0; i < head_dim; i++) x[i] *= scale;
+}
+
+void put(uint8_t* bytes, int64_t index, int element_bytes, float value) {
+  if (element_bytes == 4)
+    reinterpret_cast<float*>(bytes)[index] = value;
+  else
+    reinterpret_cast<uint16_t*>(bytes)[index] = float_to_half(value);
+}
+
+float get(const uint8_t* bytes, int64_t index, int element_bytes) {
+  return element_bytes == 4 ? reinterpret_cast<const float*>(bytes)[index] : half_to_float(reinterpret_cast<const uint16_t*>(bytes)[index]);
+}
+
+int64_t key_index(const KvLayout& layout, int position_in_page, int dim) {
+  return (int64_t{position_in_page / tile_tokens} * layout.head_dim + dim) * tile_tokens + position_in_page % tile_tokens;
+}
+
+int64_t value_index(const KvLayout& layout, int position_in_page, int dim) { return int64_t{position_in_page} * layout.head_dim + dim; }
+
+void store_key(const float* key, const KvLayout& layout, uint8_t* page_head, int position_in_page) {
+  for (int dim = 0; dim < layout.head_dim; dim++) put(page_head, key_index(layout, position_in_page, dim), layout.element_bytes, key[dim]);
+}
+
+void store_value(const float* value, const KvLayout& layout, uint8_t* page_head, int position_in_page) {
+  for (int dim = 0; dim < layout.head_dim; dim++) put(page_head, value_index(layout, position_in_page, dim), layout.element_bytes, value[dim]);
+}
+
+void merge(float* into, const float* part, int head_dim) {
+  if (part[1] == 0) return;
+  if (into[1] == 0) {
+    std::copy(part, part + 2 + head_dim, into);
+    return;
+  }
+  const float largest = std::max(into[0], part[0]);
+  const float keep = std::exp(into[0] - largest), take = std::exp(part[0] - largest);
+  into[0] = largest;
+  into[1] = into[1] * keep + part[1] * take;
+  for (int dim = 0; dim < head_dim; dim++) into[2 + dim] = into[2 + dim] * keep + part[2 + dim] * take;
+}
+
+// One query over one chunk of positions [begin, end), all of them visible.
+void attend_chunk(const AttendTask& task, int query, int begin, int end, float* part) {
+  const KvLayout& layout = *task.layout;
+  const auto page_head = [&](int position, bool value) {
+    return task.base + position / layout.page_tokens * layout.page_bytes + layout.offset(task.layer, value, task.kv_head);
+  };
+  float scores[chunk_tokens];
+  part[0] = -std::numeric_limits<float>::infinity();
+  for (int position = begin; position < end; position++) {
+    float score = 0;
+    for (int dim = 0; dim < layout.head_dim; dim++)
+      score += task.queries[query][dim] * get(page_head(position, false), key_index(layout, position % layout.page_tokens, dim), layout.element_bytes);
+    scores[position - begin] = score;
+    part[0] = std::max(part[0], score);
+  }
+  std::fill(part + 1, part + 2 + layout.head_dim, 0.0f);
+  for (int position = begin; position < end; position++) {
+    const float weight = std::exp(scores[position - begin] - part[0]);
+    part[1] += weight;
+    for (int dim = 0; dim < layout.head_dim; dim++)
+      part[2 + dim] += weight * get(page_head(position, true), value_index(layout, position % layout.page_tokens, dim), layout.element_bytes);
+  }
+}
+
+void attend(const AttendTask& task) {
+  std::vector<float> part(2 + task.layout->head_dim);
+  for (int query = 0; query < task.count; query++) {
+    std::fill(task.partial[query], task.partial[query] + part.size(), 0.0f);
+    const int end = std::min(task.end, task.visible[query]);
+    for (int begin = task.begin; begin < end; begin += chunk_tokens) {
+      attend_chunk(task, query, begin, std::min(end, begin + chunk_tokens), part.data());
+      merge(task.partial[query], part.data(), task.layout->head_dim);
+    }
+  }
+}
+
+void finish(const float* partial, int head_dim, float* out) {
+  for (int dim = 0; dim < head_dim; dim++) out[dim] = partial[2 + dim] / partial[1];
+}
+
+}  // namespace
+
+const Kernels reference_kernels = {.name = "reference",
+                                   .norm = norm,
+                                   .quantize = quantize,
+                                   .matmul = matmul<false>,
+                                   .matmul_add = matmul<true>,
+                                   .matmul_gated = matmul_gated,
+                                   .rope = rope,
+                                   .store_key = store_key,
+                                   .store_value = store_value,
+                                   .attend = attend,
+                                   .merge = merge,
+                                   .finish = finish};
+
+}  // namespace millrace

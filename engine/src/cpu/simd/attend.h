@@ -1,0 +1,141 @@
+// Attention of up to six queries that share a KV head, over lanes L: for each chunk of 64 positions scores, one running softmax, values.
+// Keys lie 16 tokens abreast, so a lane is a token and no score is added across lanes; each key and value is read and widened once
+// for all queries. Masked positions weigh exactly 0, so nothing behind a query's own position can touch its bits.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "../kernels.h"
+#include "math.h"
+
+namespace millrace {
+namespace {
+
+template <typename L, typename Element>
+struct Attention {
+  using F = typename L::F;
+  static constexpr int parts = tile_tokens / L::width;
+
+  static F load(const float* from) { return L::load(from); }
+  static F load(const uint16_t* from) { return L::load_half(from); }
+
+  // The first byte of the tile of 16 tokens that holds `position`, of keys or values.
+  static const Element* tile(const AttendTask& task, int position, bool value) {
+    const KvLayout& layout = *task.layout;
+    const uint8_t* page = task.base + int64_t{position / layout.page_tokens} * layout.page_bytes;
+    return reinterpret_cast<const Element*>(page + layout.offset(task.layer, value, task.kv_head)) +
+           int64_t{position % layout.page_tokens} * layout.head_dim;
+  }
+
+  template <int N>
+  static void scores(const AttendTask& task, int begin, int first, float (*out)[chunk_tokens]) {
+    const int head_dim = task.layout->head_dim;
+    const Element* keys = tile(task, begin + first, false);
+    F acc[N][parts];
+    for (int n = 0; n < N; n++)
+      for (int part = 0; part < parts; part++) acc[n][part] = L::zero();
+    for (int dim = 0; dim < head_dim; dim++)
+      for (int part = 0; part < parts; part++) {
+        const F key = load(keys + dim * tile_tokens + part * L::width);
+        for (int n = 0; n < N; n++) acc[n][part] = L::fma(L::all(task.queries[n][dim]), key, acc[n][part]);
+      }
+    for (int n = 0; n < N; n++)
+      for (int part = 0; part < parts; part++) L::store(out[n] + first + part * L::width, acc[n][part]);
+  }
+
+  // Turns a chunk's scores into weights against the running maximum, and rescales what was summed before.
+  static void soften(float* scores, int seen, float* partial, int head_dim) {
+    for (int t = seen; t < chunk_tokens; t++) scores[t] = -std::numeric_limits<float>::infinity();
+    float largest = partial[0];
+    for (int t = 0; t < chunk_tokens; t += 16) largest = std::max(largest, max_of_16(scores + t));
+    const F bound = L::all(largest);
+    alignas(64) float lanes[16] = {};
+    for (int t = 0; t < chunk_tokens; t += 16)
+      for (int part = 0; part < parts; part++) {
+        const F weight = exponential<L>(L::sub(L::load(scores + t + part * L::width), bound));
+        L::store(scores + t + part * L::width, weight);
+        L::store(lanes + part * L::width, L::add(L::load(lanes + part * L::width), weight));
+      }
+    alignas(64) float keep[16];
+    L::store(keep, exponential<L>(L::all(partial[0] - largest)));
+    partial[0] = largest;
+    partial[1] = partial[1] * keep[0] + sum_of_16(lanes);
+    for (int dim = 0; dim < head_dim; dim += L::width)
+      L::store(partial + 2 + dim, L::mul(L::load(partial + 2 + dim), L::all(keep[0])));
+  }
+
+  template <int N>
+  static void values(const AttendTask& task, int begin, int seen, const float (*weights)[chunk_tokens]) {
+    const int head_dim = task.layout->head_dim;
+    for (int dim = 0; dim < head_dim; dim += tile_tokens) {
+      F acc[N][parts];
+      for (int n = 0; n < N; n++)
+        for (int part = 0; part < parts; part++) acc[n][part] = L::load(task.partial[n] + 2 + dim + part * L::width);
+      for (int first = 0; first < seen; first += tile_tokens) {
+        const Element* rows = tile(task, begin + first, true) + dim;
+        const int count = std::min(tile_tokens, seen - first);
+        for (int t = 0; t < count; t++)
+          for (int part = 0; part < parts; part++) {
+            const F value = load(rows + int64_t{t} * head_dim + part * L::width);
+            for (int n = 0; n < N; n++) acc[n][part] = L::fma(L::all(weights[n][first + t]), value, acc[n][part]);
+          }
+      }
+      for (int n = 0; n < N; n++)
+        for (int part = 0; part < parts; part++) L::store(task.partial[n] + 2 + dim + part * L::width, acc[n][part]);
+    }
+  }
+
+  template <int N>
+  static void attend(const AttendTask& task) {
+    const int head_dim = task.layout->head_dim;
+    int end = 0;
+    for (int n = 0; n < N; n++) {
+      end = std::max(end, std::min(task.end, task.visible[n]));
+      task.partial[n][0] = -std::numeric_limits<float>::max();
+      for (int i = 1; i < 2 + head_dim; i++) task.partial[n][i] = 0;
+    }
+    alignas(64) float weights[N][chunk_tokens];
+    for (int begin = task.begin; begin < end; begin += chunk_tokens) {
+      const int seen = std::min(chunk_tokens, end - begin);
+      for (int first = 0; first < seen; first += tile_tokens) scores<N>(task, begin, first, weights);
+      for (int n = 0; n < N; n++) {
+        const int own = std::min(task.end, task.visible[n]) - begin;
+        if (own > 0)
+          soften(weights[n], std::min(own, chunk_tokens), task.partial[n], head_dim);
+        else
+          for (float& weight : weights[n]) weight = 0;
+      }
+      values<N>(task, begin, seen, weights);
+    }
+  }
+
+  static void run(const AttendTask& task) {
+    static_assert(queries_max == 6);
+    switch (task.count) {
+      case 1:
+        return attend<1>(task);
+      case 2:
+        return attend<2>(task);
+      case 3:
+        return attend<3>(task);
+      case 4:
+        return attend<4>(task);
+      case 5:
+        return attend<5>(task);
+      case 6:
+        return attend<6>(task);
+    }
+  }
+};
+
+template <typename L>
+void attend(const AttendTask& task) {
+  if (task.layout->element_bytes == 4)
+    Attention<L, float>::run(task);
+  else
+    Attention<L, uint16_t>::run(task);
+}
+
+}  // namespace
+}  // namespace millrace

@@ -1,0 +1,40 @@
+#include "events.h"
+
+#include <cstring>
+
+namespace millrace {
+namespace {
+
+template <typename Value>
+void put(std::vector<uint8_t>& bytes, Value value) {
+  const size_t at = bytes.size();
+  bytes.resize(at + sizeof(value));
+  std::memcpy(bytes.data() + at, &value, sizeof(value));
+}
+
+}  // namespace
+
+std::vector<uint8_t> flatten(std::span<const Event> events) {
+  std::vector<uint8_t> bytes;
+  for (const Event& event : events) {
+    put(bytes, event.request);
+    put(bytes, event.seq);
+    put(bytes, static_cast<uint8_t>(event.kind));
+    put(bytes, static_cast<uint8_t>(event.finish));
+    put(bytes, static_cast<uint16_t>(event.ids.size()));
+    put(bytes, static_cast<uint32_t>(event.text.size()));
+    if (event.kind == EventKind::finished) {
+      put(bytes, event.queue_us);
+      put(bytes, event.prefill_us);
+      put(bytes, event.decode_us);
+      put(bytes, event.prompt_tokens);
+      continue;
+    }
+    for (const int32_t id : event.ids) put(bytes, id);
+    bytes.insert(bytes.end(), event.text.begin(), event.text.end());
+    bytes.resize((bytes.size() + 3) & ~size_t{3});
+  }
+  return bytes;
+}
+
+}  // namespace millrace
