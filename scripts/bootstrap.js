@@ -13,7 +13,7 @@ if (major < oldest[0] || (major === oldest[0] && minor < oldest[1])) {
   import("./setup/first.js")
     .then((module) => module.first(process.argv[2], process.argv.slice(3)))
     .catch((error) => {
-      console.error(error?.expected ? error.message : error);
+      console.error(error.expected ? error.message : error);
       process.exitCode = 1;
     });
 }

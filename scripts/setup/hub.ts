@@ -2,12 +2,9 @@
  * One file from the Hugging Face hub, into the cache. What an interruption left is continued where it stopped; the file gets its name
  * only after its hash is the one the hub gave. Once here, the hub is not asked again.
  */
-import { createWriteStream, existsSync } from "node:fs";
-import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { Readable } from "node:stream";
-import { pipeline } from "node:stream/promises";
-import type { ReadableStream } from "node:stream/web";
 import { setTimeout as delay } from "node:timers/promises";
 import { downloadFile, type FileDownloadInfoOutput, fileDownloadInfo, type HubApiError } from "@huggingface/hub";
 import { SetupError } from "./exec.js";
@@ -135,12 +132,17 @@ async function continueFrom(request: HubRequest, info: FileDownloadInfoOutput, p
   const blob = await downloadFile({ ...request, downloadInfo: info, xet: false });
   if (!blob) throw new Error("the file is gone");
   let done = from;
-  const body = Readable.fromWeb(blob.slice(from, info.size).stream() as ReadableStream<Uint8Array>);
-  body.on("data", (chunk: Uint8Array) => {
-    done += chunk.length;
-    part.at((0.99 * done) / info.size, `${mebibytes(done)} of ${mebibytes(info.size)}`);
-  });
-  await pipeline(body, createWriteStream(partial, { flags: "a" }));
+  // One write at a time, each awaited: when the transfer breaks off, the file's size is where the next one goes on.
+  const target = await open(partial, "a");
+  try {
+    for await (const chunk of blob.slice(from, info.size).stream() as unknown as AsyncIterable<Uint8Array>) {
+      await target.writeFile(chunk);
+      done += chunk.length;
+      part.at((0.99 * done) / info.size, `${mebibytes(done)} of ${mebibytes(info.size)}`);
+    }
+  } finally {
+    await target.close();
+  }
 }
 
 async function sizeOf(path: string): Promise<number> {
