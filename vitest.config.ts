@@ -1,12 +1,9 @@
-import { readFileSync } from "node:fs";
 import { cloudflareTest } from "@cloudflare/vitest-pool-workers";
 import { defineConfig } from "vitest/config";
+import { compatibility } from "./test/support/compatibility.js";
 
 // No test may reach the network: this asks the Workers pool not to look up where on Earth it runs.
 process.env.CLOUDFLARE_CF_FETCH_ENABLED = "false";
-
-const compatibilityDate = /^compatibility_date = "(.*)"$/m.exec(readFileSync("wrangler.toml", "utf8"))?.[1];
-if (!compatibilityDate) throw new Error("wrangler.toml has no compatibility_date: the edge's tests run with the same");
 
 export default defineConfig({
   test: {
@@ -22,7 +19,7 @@ export default defineConfig({
         },
       },
       {
-        plugins: [cloudflareTest({ miniflare: { compatibilityDate } })],
+        plugins: [cloudflareTest({ miniflare: { compatibilityDate: compatibility.date, compatibilityFlags: compatibility.flags } })],
         test: { name: "edge", include: ["test/edge/**/*.test.ts"] },
       },
     ],

@@ -55,13 +55,16 @@ test("the origin is shown the assertion and nothing of the client's: no header, 
 });
 
 // ws offers permessage-deflate, as browsers do, and this origin would take it.
-test("no extension is negotiated on either side", async () => {
+test("no extension is negotiated on either side, nor with a client that is refused", async () => {
   const { client, socket } = await relayed();
   expect(client.socket.extensions).toBe("");
   expect(client.response?.headers["sec-websocket-extensions"]).toBeUndefined();
   expect(socket.extensions).toBe("");
   expect(client.socket.protocol).toBe("millrace.v1");
   client.socket.close();
+  const refused = RawClient.to(stack, ["millrace.v1"]);
+  await within(refused.closed, "the refusal");
+  expect(refused.socket.extensions).toBe("");
 });
 
 // The Workers API shows a script whole messages and answers pings itself; a ping that comes through was carried below it.

@@ -75,7 +75,11 @@ export class RawClient {
     for (;;) {
       const found = this.messages.find((message) => message[0] === op);
       if (found) return found;
-      await within(new Promise<void>((resolve) => this.#arrivals.push(resolve)), `a message of op ${op}`);
+      const arrival = new Promise<void>((resolve) => this.#arrivals.push(resolve));
+      const end = this.closed.then(({ code, reason }) => {
+        throw new Error(`the socket closed with ${code} ${reason} before a message of op ${op}`);
+      });
+      await within(Promise.race([arrival, end]), `a message of op ${op}`);
     }
   }
 }

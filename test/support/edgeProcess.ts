@@ -1,5 +1,5 @@
 /** The edge as a process of its own: in workerd alone, as it runs at Cloudflare, or under wrangler's development server with the page. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -9,6 +9,7 @@ import type { Bindings } from "../../edge/bindings.js";
 import { dotenvOf } from "../../scripts/dev-keys.js";
 import { ServerProcess } from "../../scripts/setup/child.js";
 import { quietWrangler } from "../../scripts/setup/wrangler.js";
+import { compatibility } from "./compatibility.js";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 /** The package exports the path of the program for this machine, and has no types. */
@@ -82,14 +83,14 @@ async function bundleEdge(outfile: string): Promise<void> {
 }
 
 function workerdConfig(bindings: Bindings): string {
-  const compatibilityDate = /^compatibility_date = "(.*)"$/m.exec(readFileSync(join(root, "wrangler.toml"), "utf8"))?.[1];
   const texts = Object.entries(bindings).map(([name, text]) => `(name = ${quoted(name)}, text = ${quoted(text)})`);
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = [
     (name = "edge", worker = (
       modules = [(name = "edge.js", esModule = embed "edge.js")],
-      compatibilityDate = ${quoted(compatibilityDate ?? "")},
+      compatibilityDate = ${quoted(compatibility.date)},
+      compatibilityFlags = [${compatibility.flags.map(quoted).join(", ")}],
       bindings = [${texts.join(", ")}],
       globalOutbound = "loopback",
     )),
