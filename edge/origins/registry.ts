@@ -5,7 +5,7 @@ import { edgeLimits } from "../limits.js";
 export interface Origin {
   /** The audience of the assertions meant for it. */
   name: string;
-  /** Its base, http or https; its stream is at `/v1/stream` under it. */
+  /** Where it is, by http or https; the path is always `/v1/stream`. */
   url: string;
 }
 

@@ -25,11 +25,10 @@ export async function stream(request: Request, bindings: Bindings): Promise<Resp
 }
 
 async function relay(request: Request, upgrade: boolean, offered: string[], bindings: Bindings): Promise<Response> {
-  if (!offered.includes(subprotocol)) throw unsupported(`${shown(offered)} offered, and this edge speaks "${subprotocol}"`);
-  const ticket = ticketIn(offered);
   const keys = await signingKeys(bindings);
   const origins = originsOf(bindings);
-  const principal = await redeemTicket(ticket, request.headers.get("origin"), keys);
+  if (!offered.includes(subprotocol)) throw unsupported(`${shown(offered)} offered, and this edge speaks "${subprotocol}"`);
+  const principal = await redeemTicket(ticketIn(offered), request.headers.get("origin"), keys);
   if (!upgrade) throw unsupported("this route speaks over WebSocket alone, and the request has no upgrade header");
   return openOnFirst(origins, async (origin) => openUpstream(origin, await signAssertion(principal, origin.name, keys)));
 }

@@ -142,9 +142,11 @@ test("a socket that offers no subprotocol selects none", async () => {
   await expectRefusal(response, "version_unsupported", "no subprotocol is offered");
 });
 
-test.each([["EDGE_SIGNING_KEY"], ["ORIGINS"]] as const)("an edge without %s refuses the socket and names it", async (name) => {
+test.each([["EDGE_SIGNING_KEY"], ["ORIGINS"]] as const)("an edge without %s refuses every socket and names it", async (name) => {
   const { [name]: _, ...others } = bindings;
   await expectRefusal(await openStream(offer(await ticketFor()), others), "edge_unconfigured", `${name} is not set`);
+  const plain = await errorOf(await request("/v1/stream", {}, others));
+  expect(plain).toMatchObject({ status: 503, code: "edge_unconfigured" });
 });
 
 test("an origin's refusal is passed on with its code, sentence and time to wait", async () => {
