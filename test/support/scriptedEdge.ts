@@ -8,7 +8,16 @@ import { type WebSocket, WebSocketServer } from "ws";
 import { decodeClientMessage, encode } from "../../shared/codec.js";
 import { Digest } from "../../shared/digest.js";
 import { limits } from "../../shared/limits.js";
-import { type ClientMessage, type FinishReason, type HelloInfo, Op, type ServerMessage, subprotocol } from "../../shared/protocol.js";
+import {
+  type ChatMessage,
+  type ClientMessage,
+  type FinishReason,
+  type HelloInfo,
+  Op,
+  type ServerMessage,
+  type StartOptions,
+  subprotocol,
+} from "../../shared/protocol.js";
 
 export const hello: HelloInfo = {
   epoch: "epoch-1",
@@ -90,10 +99,20 @@ export interface Script {
   page?: string;
 }
 
+/** A START and who sent it. */
+export interface Question {
+  peer: Peer;
+  stream: number;
+  messages: ChatMessage[];
+  options: StartOptions;
+}
+
 export class ScriptedEdge {
   readonly peers: Peer[] = [];
   script: Script;
-  #sockets: WebSocketServer;
+  readonly #sockets: WebSocketServer;
+  readonly #questions: Question[] = [];
+  #waiting: (() => void)[] = [];
 
   private constructor(
     private readonly server: Server,
@@ -103,7 +122,7 @@ export class ScriptedEdge {
     this.script = script;
     this.#sockets = new WebSocketServer({ server, path: "/v1/stream", handleProtocols: () => subprotocol });
     this.#sockets.on("connection", (socket) => {
-      const peer = new Peer(socket, (from, message) => this.script.onMessage?.(from, message));
+      const peer = new Peer(socket, (from, message) => this.#hear(from, message));
       this.peers.push(peer);
       if (this.script.onOpen) this.script.onOpen(peer);
       else peer.send([Op.HELLO, 0, hello]);
@@ -136,10 +155,26 @@ export class ScriptedEdge {
     return peer;
   }
 
+  /** The nth START of all, from 1, as soon as it has come. @throws after `msMax`. */
+  async question(number = 1, msMax = 10_000): Promise<Question> {
+    const deadline = AbortSignal.timeout(msMax);
+    while (this.#questions.length < number) {
+      if (deadline.aborted) throw new Error(`${this.#questions.length} questions came within ${msMax} ms, not ${number}`);
+      await Promise.race([new Promise<void>((resolve) => this.#waiting.push(resolve)), once(deadline, "abort")]);
+    }
+    return this.#questions[number - 1] as Question;
+  }
+
   async stop(): Promise<void> {
     for (const socket of this.#sockets.clients) socket.terminate();
     this.server.closeAllConnections();
     await new Promise<void>((resolve) => this.server.close(() => resolve()));
+  }
+
+  #hear(peer: Peer, message: ClientMessage): void {
+    if (message[0] === Op.START) this.#questions.push({ peer, stream: message[1], messages: message[2], options: message[3] });
+    for (const wake of this.#waiting.splice(0)) wake();
+    this.script.onMessage?.(peer, message);
   }
 
   async #serve(request: IncomingMessage, answer: ServerResponse): Promise<void> {
