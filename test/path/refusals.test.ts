@@ -26,7 +26,7 @@ async function expectRefusal(client: RawClient, code: ErrorCode, sentence: RegEx
 /** The path still carries an answer: what was refused broke nothing. */
 async function expectAlive(client: RawClient, stream: number): Promise<void> {
   client.socket.send(encode([Op.START, stream, [["user", "hello"]], {}]));
-  expect(await client.next(Op.DONE)).toMatchObject([Op.DONE, stream]);
+  expect((await client.next(Op.DONE)).slice(0, 2)).toEqual([Op.DONE, stream]);
 }
 
 function signTicket(jwk: object, expiresInS: number): Promise<string> {
@@ -116,7 +116,7 @@ test("a prompt of 100,000 tokens ends its stream with the numbers, and the socke
   const client = await RawClient.greeted(stack);
   client.socket.send(encode([Op.START, 1, [["user", " word".repeat(100_000)]], {}]));
   const error = await client.next(Op.ERROR);
-  expect(error).toMatchObject([Op.ERROR, 1, "context_exceeded"]);
+  expect(error.slice(0, 3)).toEqual([Op.ERROR, 1, "context_exceeded"]);
   expect(error[3]).toMatch(/\d{6}.*8192/);
   await expectAlive(client, 2);
 });
