@@ -119,8 +119,9 @@ export class Session {
     else this.#endStream(stream, error);
   }
 
-  /** ERROR is its stream's last message, so an answer that still runs under that number ends as well. */
+  /** ERROR is its stream's last message: an answer that still runs under that number ends as well, and no other may take it. */
   #endStream(stream: number, error: MillraceError): void {
+    if (this.#used.size < bounds.streamsUsedMax) this.#used.add(stream);
     this.#streams.get(stream)?.abandon();
     this.#streams.delete(stream);
     this.#send(errorMessage(stream, error));

@@ -3,16 +3,7 @@
  * theirs does, so all that is needed is copied or used at once; a socket's methods throw once it is closed, so each has a state.
  */
 
-import {
-  App,
-  DISABLED,
-  type HttpRequest,
-  type HttpResponse,
-  type us_listen_socket,
-  type us_socket_context_t,
-  us_socket_local_port,
-  type WebSocket,
-} from "uWebSockets.js";
+import uws, { type HttpRequest, type HttpResponse, type us_listen_socket, type us_socket_context_t, type WebSocket } from "uWebSockets.js";
 import { STATUS_CODES } from "node:http";
 import { limits } from "../shared/limits.js";
 import { subprotocol } from "../shared/protocol.js";
@@ -63,9 +54,9 @@ const exclusivePort = 1;
 /** @param port 0 lets the system choose. Resolves to undefined where the port cannot be had. */
 export function listen(host: string, port: number, handlers: ServerHandlers): Promise<Server | undefined> {
   const sockets = { open: 0, backpressured: 0 };
-  const app = App();
+  const app = uws.App();
   app.ws<SocketState>("/v1/stream", {
-    compression: DISABLED,
+    compression: uws.DISABLED,
     maxPayloadLength: limits.frameBytesMax,
     maxBackpressure: limits.outboxBytesMax,
     closeOnBackpressureLimit: 1,
@@ -93,7 +84,7 @@ export function listen(host: string, port: number, handlers: ServerHandlers): Pr
   return new Promise((resolve) => {
     const onListen = (token: us_listen_socket | false): void => {
       if (!token) resolve(undefined);
-      else resolve({ port: us_socket_local_port(token), sockets, close: () => void app.close() });
+      else resolve({ port: uws.us_socket_local_port(token), sockets, close: () => void app.close() });
     };
     // The types lack this form of it.
     const listenOn = app.listen as unknown as (host: string, port: number, options: number, cb: typeof onListen) => unknown;
