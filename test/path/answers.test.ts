@@ -104,3 +104,29 @@ test("an origin killed mid-answer loses nothing that was shown, is named, and is
     await doomed.stop();
   }
 });
+
+test("an origin that was told to stop takes nobody new, by name, and cuts what outlasts its deadline with a clear error", async () => {
+  const stopping = await startStack({ originArgs: ["--simulated-answer", "100000", "--ctx", "200000", "--drain-ms", "1500"] });
+  try {
+    const response = (await connected(stopping)).start(ask("go on"));
+    const shown = await readSome(response, 3);
+    process.kill(stopping.originPid ?? 0, "SIGTERM");
+    const refused = within(untilRefused(stopping), "a refusal");
+    await expect(within(response.done, "the cut")).rejects.toMatchObject({ code: "draining", retry: "later" });
+    expect(await refused).toBe("draining");
+    expect(response.text.startsWith(shown)).toBe(true);
+  } finally {
+    await stopping.stop();
+  }
+});
+
+/** The signal and a new connection race: connections are opened until one is refused. */
+async function untilRefused(stopping: Stack): Promise<string> {
+  for (;;) {
+    try {
+      (await open(stopping)).close();
+    } catch (error) {
+      return (error as { code: string }).code;
+    }
+  }
+}
