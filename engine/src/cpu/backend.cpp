@@ -20,7 +20,7 @@ std::vector<float> read_vector(const FileTensor* tensor) {
 }  // namespace
 
 CpuBackend::CpuBackend(const Model& model, const KvSlots& slots, Team& team, const Kernels& kernels, Precision precision, int tokens_max)
-    : config_(model.config), slots_(slots), team_(team), kernels_(kernels), precision_(precision), own_(team.size()), scratch_(team.size()) {
+    : config_(model.config), slots_(slots), team_(team), kernels_(kernels), precision_(precision), scratch_(team.size()) {
   for (const Operator& op : model.operators) operators_.push_back(pack_operator(op));
 
   const int64_t attention = int64_t{config_.heads} * config_.head_dim;
@@ -30,8 +30,7 @@ CpuBackend::CpuBackend(const Model& model, const KvSlots& slots, Team& team, con
   qkv_.resize(tokens_max * (attention + int64_t{2} * config_.kv_heads * config_.head_dim));
   attended_.resize(tokens_max * attention);
   gated_.resize(int64_t{tokens_max} * config_.ffn);
-  shared_.reserve(tokens_max, widest);
-  for (Buffer& own : own_) own.reserve(1, widest);
+  input_.reserve(tokens_max, widest);
   for (auto& scratch : scratch_) scratch.resize(2 * queries_max * (2 + config_.head_dim));
 
   for (int i = 0; i < config_.rope_dims / 2; i++) {
@@ -57,12 +56,8 @@ CpuBackend::CpuOperator CpuBackend::pack_operator(const Operator& op) const {
 
 std::vector<int32_t> CpuBackend::run(const Plan& plan) {
   lay_out(plan);
-  std::vector<int32_t> sampled(plan.samplers.size());
-  team_.run([&](Member& me) {
-    for (const CpuOperator& op : operators_) std::visit([&](const auto& each) { run_operator(me, each); }, op);
-    sample(me, plan, sampled);
-  });
-  return sampled;
+  for (const CpuOperator& op : operators_) std::visit([this](const auto& each) { run_operator(each); }, op);
+  return sample(plan);
 }
 
 // Flattens the rows into tokens, samples and pieces of attention.
@@ -106,8 +101,8 @@ void CpuBackend::lay_out_attention(int token, int count) {
     }
 }
 
-void CpuBackend::run_operator(Member& me, const CpuEmbed& op) {
-  me.parallel(tokens(), 1, [&](int64_t begin, int64_t end) {
+void CpuBackend::run_operator(const CpuEmbed& op) {
+  team_.parallel(tokens(), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
       dequantize(op.weight->type, op.weight->row(tokens_[t].id), config_.hidden, &x_[t * config_.hidden]);
       for (int i = 0; i < config_.rope_dims / 2; i++) {
@@ -119,17 +114,18 @@ void CpuBackend::run_operator(Member& me, const CpuEmbed& op) {
   });
 }
 
-void CpuBackend::run_operator(Member& me, const CpuQkv& op) {
-  const Activations x = activate(me, tokens(), op.weight, [&](int t, float* out) {
+void CpuBackend::run_operator(const CpuQkv& op) {
+  const Activations x = activate(tokens(), op.weight, [&](int t, float* out, int) {
     kernels_.norm(&x_[int64_t{t} * config_.hidden], op.norm.data(), config_.norm_epsilon, config_.hidden, out);
   });
   const int64_t stride = op.weight.rows;
-  multiply(me, kernels_.matmul, op.weight, x, tokens(), qkv_.data(), stride, 1);
+  multiply(kernels_.matmul, op.weight, x, tokens(), qkv_.data(), stride, 1);
 
   const KvLayout& kv = slots_.layout();
   const int head_dim = config_.head_dim, group = config_.heads / config_.kv_heads, pairs = config_.rope_dims / 2;
   const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
-  me.parallel(int64_t{tokens()} * config_.kv_heads, 1, [&](int64_t begin, int64_t end) {
+  // One token's heads take less time than to call somebody.
+  team_.parallel(int64_t{tokens()} * config_.kv_heads, config_.kv_heads, [&](int64_t begin, int64_t end, int) {
     for (int64_t unit = begin; unit < end; unit++) {
       const int64_t t = unit / config_.kv_heads;
       const int kv_head = static_cast<int>(unit % config_.kv_heads), position = tokens_[t].position;
@@ -146,9 +142,9 @@ void CpuBackend::run_operator(Member& me, const CpuQkv& op) {
   });
 }
 
-void CpuBackend::run_operator(Member& me, const CpuAttend& op) {
-  me.parallel(static_cast<int64_t>(pieces_.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) attend_piece(op.layer, pieces_[i], scratch_[me.rank()].data());
+void CpuBackend::run_operator(const CpuAttend& op) {
+  team_.parallel(static_cast<int64_t>(pieces_.size()), 1, [&](int64_t begin, int64_t end, int rank) {
+    for (int64_t i = begin; i < end; i++) attend_piece(op.layer, pieces_[i], scratch_[rank].data());
   });
 }
 
@@ -190,87 +186,82 @@ void CpuBackend::attend_piece(int layer, const Piece& piece, float* scratch) {
   }
 }
 
-void CpuBackend::run_operator(Member& me, const CpuProject& op) {
+void CpuBackend::run_operator(const CpuProject& op) {
   const int head_dim = config_.head_dim;
-  const Activations x = activate(me, tokens(), op.weight, [&](int t, float* out) {
+  const Activations x = activate(tokens(), op.weight, [&](int t, float* out, int rank) {
     if (tokens_[t].decode < 0) {
       std::memcpy(out, &attended_[int64_t{t} * config_.heads * head_dim], sizeof(float) * config_.heads * head_dim);
       return;
     }
     const int partitions = tokens_[t].position / partition_tokens + 1;
-    float* merged = scratch_[me.rank()].data();
+    float* merged = scratch_[rank].data();
     for (int head = 0; head < config_.heads; head++) {
       std::fill(merged, merged + 2 + head_dim, 0.0f);
       for (int p = 0; p < partitions; p++) kernels_.merge(merged, partial(tokens_[t].decode, head, p), head_dim);
       kernels_.finish(merged, head_dim, out + int64_t{head} * head_dim);
     }
   });
-  multiply(me, kernels_.matmul_add, op.weight, x, tokens(), x_.data(), config_.hidden, 1);
+  multiply(kernels_.matmul_add, op.weight, x, tokens(), x_.data(), config_.hidden, 1);
 }
 
-void CpuBackend::run_operator(Member& me, const CpuGateUp& op) {
-  const Activations x = activate(me, tokens(), op.weight, [&](int t, float* out) {
+void CpuBackend::run_operator(const CpuGateUp& op) {
+  const Activations x = activate(tokens(), op.weight, [&](int t, float* out, int) {
     kernels_.norm(&x_[int64_t{t} * config_.hidden], op.norm.data(), config_.norm_epsilon, config_.hidden, out);
   });
-  multiply(me, kernels_.matmul_gated, op.weight, x, tokens(), gated_.data(), config_.ffn, 2);
+  multiply(kernels_.matmul_gated, op.weight, x, tokens(), gated_.data(), config_.ffn, 2);
 }
 
-void CpuBackend::run_operator(Member& me, const CpuDown& op) {
-  const Activations x = activate(me, tokens(), op.weight, [&](int t, float* out) {
+void CpuBackend::run_operator(const CpuDown& op) {
+  const Activations x = activate(tokens(), op.weight, [&](int t, float* out, int) {
     std::memcpy(out, &gated_[int64_t{t} * config_.ffn], sizeof(float) * config_.ffn);
   });
-  multiply(me, kernels_.matmul_add, op.weight, x, tokens(), x_.data(), config_.hidden, 1);
+  multiply(kernels_.matmul_add, op.weight, x, tokens(), x_.data(), config_.hidden, 1);
 }
 
-void CpuBackend::run_operator(Member& me, const CpuLogits& op) {
+void CpuBackend::run_operator(const CpuLogits& op) {
   const int samples = static_cast<int>(sampled_tokens_.size());
   if (samples == 0) return;
   // A prompt's step may sample more positions than the buffers hold tokens of one step: never, since each is one of its tokens.
-  const Activations x = activate(me, samples, op.weight, [&](int s, float* out) {
+  const Activations x = activate(samples, op.weight, [&](int s, float* out, int) {
     kernels_.norm(&x_[int64_t{sampled_tokens_[s]} * config_.hidden], op.norm.data(), config_.norm_epsilon, config_.hidden, out);
   });
-  multiply(me, kernels_.matmul, op.weight, x, samples, logits_out_, config_.vocabulary, 1);
+  multiply(kernels_.matmul, op.weight, x, samples, logits_out_, config_.vocabulary, 1);
 }
 
-// Fills a matrix's input, token by token, and quantizes it where the matrix is quantized. One token is filled by every member for
-// itself: that takes less time than to wait for one another.
+// Fills a matrix's input, token by token, and quantizes it where the matrix is quantized.
 template <typename Fill>
-Activations CpuBackend::activate(Member& me, int tokens, const PackedMatrix& weight, const Fill& fill) {
+Activations CpuBackend::activate(int tokens, const PackedMatrix& weight, const Fill& fill) {
   const int columns = weight.columns;
-  const auto fill_row = [&](Buffer& buffer, int t) {
-    float* values = &buffer.values[int64_t{t} * columns];
-    fill(t, values);
-    if (weight.quantized()) kernels_.quantize(values, columns, buffer.row(t, columns));
-  };
-  if (tokens == 1) {
-    fill_row(own_[me.rank()], 0);
-    return own_[me.rank()].view(columns);
-  }
-  me.parallel(tokens, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; t++) fill_row(shared_, static_cast<int>(t));
+  team_.parallel(tokens, 1, [&](int64_t begin, int64_t end, int rank) {
+    for (int t = static_cast<int>(begin); t < end; t++) {
+      float* values = &input_.values[int64_t{t} * columns];
+      fill(t, values, rank);
+      if (weight.quantized()) kernels_.quantize(values, columns, input_.row(t, columns));
+    }
   });
-  return shared_.view(columns);
+  return input_.view(columns);
 }
 
 // Spreads a matrix's bands over the team, in chunks small enough that a slow member holds nobody up.
-void CpuBackend::multiply(Member& me, void (*kernel)(const MatmulTask&), const PackedMatrix& weight, const Activations& x, int tokens, float* y,
+void CpuBackend::multiply(void (*kernel)(const MatmulTask&), const PackedMatrix& weight, const Activations& x, int tokens, float* y,
                           int64_t stride, int bands_a_unit) {
   const int units = weight.bands / bands_a_unit;
-  const int chunk = std::max(1, units / (8 * me.size()));
-  me.parallel(units, chunk, [&](int64_t begin, int64_t end) {
+  const int chunk = std::max(1, units / (8 * team_.size()));
+  team_.parallel(units, chunk, [&](int64_t begin, int64_t end, int) {
     kernel({&weight, x, tokens, static_cast<int>(begin), static_cast<int>(end), y, stride});
   });
 }
 
-void CpuBackend::sample(Member& me, const Plan& plan, std::vector<int32_t>& sampled) {
-  if (plan.samplers.empty()) return;
-  me.parallel(static_cast<int64_t>(plan.samplers.size()), 1, [&](int64_t begin, int64_t end) {
+std::vector<int32_t> CpuBackend::sample(const Plan& plan) {
+  std::vector<int32_t> sampled(plan.samplers.size());
+  team_.parallel(static_cast<int64_t>(plan.samplers.size()), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t s = begin; s < end; s++) {
       const std::span<float> logits(logits_out_ + s * config_.vocabulary, config_.vocabulary);
       // The token sampled from position p stands at p + 1.
       sampled[s] = plan.samplers[s]->sample(logits, static_cast<uint64_t>(tokens_[sampled_tokens_[s]].position) + 1);
     }
   });
+  return sampled;
 }
 
 void CpuBackend::Buffer::reserve(int64_t tokens, int64_t columns) {

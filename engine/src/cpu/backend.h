@@ -1,4 +1,4 @@
-// The backend of CPUs: packs the model's operators once, then runs them over a team of threads, the same program on every member.
+// The backend of CPUs: packs the model's operators once, then runs them one after another, each spread over a team of threads.
 #pragma once
 
 #include <memory>
@@ -75,20 +75,20 @@ class CpuBackend final : public Backend {
   void lay_out(const Plan& plan);
   void lay_out_attention(int token, int count);
 
-  void run_operator(Member& me, const CpuEmbed& op);
-  void run_operator(Member& me, const CpuQkv& op);
-  void run_operator(Member& me, const CpuAttend& op);
-  void run_operator(Member& me, const CpuProject& op);
-  void run_operator(Member& me, const CpuGateUp& op);
-  void run_operator(Member& me, const CpuDown& op);
-  void run_operator(Member& me, const CpuLogits& op);
+  void run_operator(const CpuEmbed& op);
+  void run_operator(const CpuQkv& op);
+  void run_operator(const CpuAttend& op);
+  void run_operator(const CpuProject& op);
+  void run_operator(const CpuGateUp& op);
+  void run_operator(const CpuDown& op);
+  void run_operator(const CpuLogits& op);
 
   template <typename Fill>
-  Activations activate(Member& me, int tokens, const PackedMatrix& weight, const Fill& fill);
-  void multiply(Member& me, void (*kernel)(const MatmulTask&), const PackedMatrix& weight, const Activations& x, int tokens, float* y,
+  Activations activate(int tokens, const PackedMatrix& weight, const Fill& fill);
+  void multiply(void (*kernel)(const MatmulTask&), const PackedMatrix& weight, const Activations& x, int tokens, float* y,
                 int64_t stride, int bands_a_unit);
   void attend_piece(int layer, const Piece& piece, float* scratch);
-  void sample(Member& me, const Plan& plan, std::vector<int32_t>& sampled);
+  std::vector<int32_t> sample(const Plan& plan);
   int tokens() const { return static_cast<int>(tokens_.size()); }
   float* partial(int decode, int head, int partition);
 
@@ -113,9 +113,8 @@ class CpuBackend final : public Backend {
   std::vector<float> gated_;         // [tokens][ffn]
   std::vector<float> logits_;        // [samples][vocabulary]
   float* logits_out_ = nullptr;
-  Buffer shared_;                    // the input of the matrix at hand
-  std::vector<Buffer> own_;          // [member], the same when the step has one token: cheaper computed twice than waited for
-  std::vector<std::vector<float>> scratch_;  // [member][queries_max * 2][2 + head_dim]
+  Buffer input_;                     // of the matrix at hand
+  std::vector<std::vector<float>> scratch_;  // [thread][queries_max * 2][2 + head_dim]
 };
 
 }  // namespace millrace

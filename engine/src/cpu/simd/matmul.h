@@ -25,6 +25,7 @@ struct Matmul {
       for (int b = 0; b < blocks; b++) {
         const typename L::Nibbles nibbles = L::unpack(band[b], part);
         const F scale = L::load_half(band[b].scale + part * L::width), minimum = L::load_half(band[b].minimum + part * L::width);
+#pragma GCC unroll 8
         for (int t = 0; t < T; t++) {
           const int64_t row = token + t;
           const I dot = L::dot(nibbles, x.quants + row * x.columns + b * block_values);
