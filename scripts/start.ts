@@ -99,9 +99,10 @@ async function originArgs(options: StackOptions): Promise<string[]> {
   const add = (flag: string, value: string | undefined): void => {
     if (value !== undefined) args.push(flag, value);
   };
-  add("--inference", options.inference);
-  if (options.inference !== "simulated") {
-    add("--model", await resolveModel(options.model, options.prepared ? silent() : undefined));
+  const { inference = process.env.MILLRACE_INFERENCE, model = process.env.MILLRACE_MODEL } = options;
+  add("--inference", inference);
+  if (inference !== "simulated") {
+    add("--model", await resolveModel(model, options.prepared ? silent() : undefined));
   }
   add("--threads", options.threads);
   add("--ctx", options.ctx);

@@ -30,6 +30,8 @@ export async function first(command, args) {
 
 /** What a command works with. The simulated engine needs neither the native one nor a model; a model of one's own needs no default. */
 function needsOf(command, args) {
+  // An edge that runs elsewhere has all of it.
+  if (command === "chat" && flagOf(args, "--edge") !== undefined) return { engine: false, model: undefined, page: false };
   const model = flagOf(args, "--model") ?? process.env.MILLRACE_MODEL ?? "";
   const simulated = (flagOf(args, "--inference") ?? process.env.MILLRACE_INFERENCE) === "simulated";
   return {

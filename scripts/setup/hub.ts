@@ -21,7 +21,7 @@ export async function fetchFromHub(spec: string, cache: string, part: Part): Pro
   const { repo, file } = parseSpec(spec);
   const path = join(cache, "hub", repo, file);
   if (existsSync(path) && (await stampedHash(path))) {
-    part.end(`${spec} is here`);
+    part.end();
     return path;
   }
   const request = {

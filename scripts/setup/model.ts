@@ -40,14 +40,14 @@ export async function resolveModel(spec = "default", part: Part = new Progress()
   if (spec.startsWith("hf:")) return fetchFromHub(spec, cacheFolder(), part);
   const path = resolve(spec);
   if (!existsSync(path)) throw new SetupError(`--model ${spec}: there is no such file; give a GGUF file's path, or hf:OWNER/REPO/FILE`);
-  part.end(path);
+  part.end();
   return path;
 }
 
 async function fetchDefaultModel(part: Part): Promise<string> {
   const path = defaultModelPath();
   if ((await stampedHash(path)) === defaultModel.sha256) {
-    part.end(`${defaultModel.file} is here`);
+    part.end();
     return path;
   }
   const folder = cacheFolder();

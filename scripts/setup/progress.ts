@@ -36,10 +36,10 @@ export class Progress {
   }
 
   /** @internal A part calls this when it is over; its last words stay on the screen. */
-  ended(part: Part, words: string): void {
+  ended(part: Part, words: string | undefined): void {
     this.#parts.delete(part.name);
     this.#erase();
-    this.out.write(`${part.name}: ${words}\n`);
+    if (words !== undefined) this.out.write(`${part.name}: ${words}\n`);
     if (this.out.isTTY) this.draw();
   }
 
@@ -75,8 +75,8 @@ export class Part {
     this.progress.moved(this);
   }
 
-  /** `words` say what came of it. */
-  end(words: string): void {
+  /** `words` say what came of it; a part that had nothing to do leaves without a word. */
+  end(words?: string): void {
     this.progress.ended(this, words);
   }
 

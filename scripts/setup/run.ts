@@ -1,11 +1,11 @@
 /** Prepares what a command needs, says how long each part took, and runs scripts/<command>.ts in this process. */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { buildPage } from "../build-page.js";
 import { buildEngine } from "./engine.js";
 import { SetupError } from "./exec.js";
 import { resolveModel } from "./model.js";
-import { Progress, seconds, silent } from "./progress.js";
+import { type Part, Progress, seconds, silent } from "./progress.js";
 import { checkUwsBinary } from "./uws.js";
 
 export interface Needs {
@@ -54,31 +54,29 @@ async function prepare(root: string, needs: Needs, packagesMs: number): Promise<
     took.push([part, performance.now() - started]);
   };
   const parts = [timed("uWebSockets", () => checkUwsBinary(join(root, "node_modules/uWebSockets.js")))];
-  if (needs.engine) parts.push(timed("engine", () => engine(root, progress)));
+  if (needs.engine) parts.push(timed("engine", () => reported(progress.begin("engine", "looking"), (part) => engine(root, part))));
   const { model } = needs;
-  if (model !== undefined) parts.push(timed("model", () => resolveModel(model, progress.begin("model", "looking"))));
-  if (needs.page) parts.push(timed("page", () => page(root)));
+  if (model !== undefined)
+    parts.push(timed("model", () => reported(progress.begin("model", "looking"), (part) => resolveModel(model, part))));
+  // The page is bundled anew each time: that takes less than finding out whether it must be.
+  if (needs.page) parts.push(timed("page", () => buildPage(root)));
   const results = await Promise.allSettled(parts);
   if (took.some(([, ms]) => ms >= wordyMs)) process.stderr.write(`${took.map(([part, ms]) => `${part} ${seconds(ms)}`).join(", ")}\n`);
   return results.flatMap((result) => (result.status === "rejected" ? [asError(result.reason)] : []));
 }
 
-async function engine(root: string, progress: Progress): Promise<void> {
-  const part = progress.begin("engine", "building what changed");
+async function engine(root: string, part: Part): Promise<void> {
+  part.end((await buildEngine(root, part)) ? "built" : undefined);
+}
+
+/** A part that fails leaves the progress with that word; its reason is told at the end. */
+async function reported(part: Part, work: (part: Part) => Promise<unknown>): Promise<void> {
   try {
-    part.end((await buildEngine(root, part)) ? "built" : "nothing to build");
+    await work(part);
   } catch (error) {
     part.end("failed");
     throw error;
   }
-}
-
-/** The page is bundled anew each time: that takes less than finding out whether it must be. */
-async function page(root: string): Promise<void> {
-  const script = join(root, "scripts/build-page.ts");
-  if (!existsSync(script)) throw new SetupError(`${script} is missing: the checkout is not whole; clone it again`);
-  const { buildPage } = (await import(pathToFileURL(script).href)) as { buildPage: (root: string) => Promise<void> };
-  await buildPage(root);
 }
 
 function asError(reason: unknown): Error {
