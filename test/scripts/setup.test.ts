@@ -89,6 +89,15 @@ describe("the uWebSockets.js binary", () => {
     expect(Object.keys(pinnedBinaries)).toContain(runningBinary());
   });
 
+  test("docs/operations.md has the same pins", () => {
+    const rows = readFileSync(new URL("../../docs/operations.md", import.meta.url), "utf8").matchAll(
+      /^\| (\w+) (\w+) \| \d+ \(ABI (\d+)\) \| `(\w+)` \|$/gm,
+    );
+    expect(Object.fromEntries([...rows].map(([, system, processor, abi, hash]) => [`${system}_${processor}_${abi}`, hash]))).toEqual(
+      pinnedBinaries,
+    );
+  });
+
   test("another is refused with both hashes", async () => {
     const fake = Buffer.from("not the binary");
     writeFileSync(join(folder, "uws_linux_x64_127.node"), fake);
