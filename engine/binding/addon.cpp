@@ -3,6 +3,7 @@
 #include <napi.h>
 
 #include <memory>
+#include <mutex>
 #include <span>
 
 #include "engine.h"
@@ -11,8 +12,6 @@
 
 namespace millrace {
 namespace {
-
-using StepFunction = Napi::ThreadSafeFunction;
 
 Napi::Value strings(Napi::Env env, const std::vector<std::string>& values) {
   Napi::Array array = Napi::Array::New(env, values.size());
@@ -78,6 +77,57 @@ class Work final : public Napi::AsyncWorker {
   std::unique_ptr<Result<Value>> result_;
 };
 
+// The way from the engine's thread into JavaScript. Node may take it down before the engine ends, when the process exits with work in
+// flight: from then on steps go nowhere.
+class StepChannel {
+ public:
+  static std::shared_ptr<StepChannel> open(Napi::Env env, const Napi::Function& on_step) {
+    const auto channel = std::make_shared<StepChannel>();
+    // The finalizer keeps the channel, so that it outlives the function whichever goes first.
+    channel->function_ = Napi::ThreadSafeFunction::New(env, on_step, "millrace step", 0, 1, [channel](Napi::Env) {
+      const std::lock_guard lock(channel->mutex_);
+      channel->open_ = false;
+    });
+    channel->function_.Unref(env);
+    return channel;
+  }
+
+  // From any thread. The array that arrives in JavaScript owns its bytes.
+  void deliver(std::span<const Event> events) {
+    auto bytes = std::make_unique<std::vector<uint8_t>>(flatten(events));
+    const std::lock_guard lock(mutex_);
+    if (!open_) return;
+    const napi_status status = function_.NonBlockingCall(bytes.get(), [](Napi::Env env, Napi::Function call, std::vector<uint8_t>* owned) {
+      const std::unique_ptr<std::vector<uint8_t>> keep(owned);
+      if (env == nullptr) return;  // the environment went while the call waited
+      Napi::Uint8Array array = Napi::Uint8Array::New(env, keep->size());
+      std::copy(keep->begin(), keep->end(), array.Data());
+      call.Call({array});
+    });
+    if (status == napi_ok) bytes.release();
+  }
+
+  // From JavaScript's thread: whether steps to come hold the process open.
+  void hold_open(Napi::Env env, bool hold) {
+    if (hold)
+      function_.Ref(env);
+    else
+      function_.Unref(env);
+  }
+
+  // From JavaScript's thread, once nothing will be delivered any more.
+  void close() {
+    const std::lock_guard lock(mutex_);
+    if (open_) function_.Release();
+    open_ = false;
+  }
+
+ private:
+  Napi::ThreadSafeFunction function_;
+  std::mutex mutex_;
+  bool open_ = true;
+};
+
 // What JavaScript holds. The engine is shared with work under way, so that it outlives the wrapper where it must.
 class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
  public:
@@ -86,11 +136,14 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
                        {InstanceMethod("info", &NativeEngine::info), InstanceMethod("vocabulary", &NativeEngine::vocabulary),
                         InstanceMethod("submit", &NativeEngine::submit), InstanceMethod("cancel", &NativeEngine::cancel),
                         InstanceMethod("stats", &NativeEngine::stats), InstanceMethod("evaluate", &NativeEngine::evaluate),
-                        InstanceMethod("close", &NativeEngine::close)});
+                        InstanceMethod("holdOpen", &NativeEngine::hold_open), InstanceMethod("close", &NativeEngine::close)});
   }
 
   explicit NativeEngine(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeEngine>(info) {}
-  void hold(std::shared_ptr<Engine> engine) { engine_ = std::move(engine); }
+  void hold(std::shared_ptr<Engine> engine, std::shared_ptr<StepChannel> channel) {
+    engine_ = std::move(engine);
+    channel_ = std::move(channel);
+  }
 
  private:
   Napi::Value info(const Napi::CallbackInfo& call) {
@@ -175,23 +228,17 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
           engine->close();
           return true;
         },
-        [](Napi::Env env, bool) { return env.Undefined(); });
+        [channel = channel_](Napi::Env env, bool) {
+          channel->close();
+          return env.Undefined();
+        });
   }
 
-  std::shared_ptr<Engine> engine_;
-};
+  void hold_open(const Napi::CallbackInfo& call) { channel_->hold_open(call.Env(), call[0].As<Napi::Boolean>().Value()); }
 
-// Hands a step's bytes over to JavaScript; there they are owned by the array that arrives.
-void deliver(const StepFunction& on_step, std::span<const Event> events) {
-  auto* bytes = new std::vector<uint8_t>(flatten(events));
-  const napi_status status = on_step.NonBlockingCall(bytes, [](Napi::Env env, Napi::Function call, std::vector<uint8_t>* owned) {
-    const std::unique_ptr<std::vector<uint8_t>> keep(owned);
-    Napi::Uint8Array array = Napi::Uint8Array::New(env, keep->size());
-    std::copy(keep->begin(), keep->end(), array.Data());
-    call.Call({array});
-  });
-  if (status != napi_ok) delete bytes;
-}
+  std::shared_ptr<Engine> engine_;
+  std::shared_ptr<StepChannel> channel_;
+};
 
 KernelSet kernel_set(const std::string& name) {
   if (name == "reference") return KernelSet::reference;
@@ -212,23 +259,17 @@ Napi::Value load(const Napi::CallbackInfo& call) {
   options.kernels = kernel_set(string(given, "kernels"));
   options.precision = string(given, "precision") == "float32" ? Precision::float32 : Precision::stored;
 
-  // The function is released when the last copy goes, which is when the engine has ended and can call it no more. It holds no process open.
-  StepFunction on_step = StepFunction::New(call.Env(), call[1].As<Napi::Function>(), "millrace step", 0, 1);
-  on_step.Unref(call.Env());
-  const auto shared = std::shared_ptr<StepFunction>(new StepFunction(on_step), [](StepFunction* function) {
-    function->Release();
-    delete function;
-  });
+  const auto channel = StepChannel::open(call.Env(), call[1].As<Napi::Function>());
   return Work<std::shared_ptr<Engine>>::start(
       call.Env(),
-      [options, shared]() -> Result<std::shared_ptr<Engine>> {
-        auto engine = Engine::load(options, [shared](std::span<const Event> events) { deliver(*shared, events); });
+      [options, channel]() -> Result<std::shared_ptr<Engine>> {
+        auto engine = Engine::load(options, [channel](std::span<const Event> events) { channel->deliver(events); });
         if (!engine.ok()) return engine.status();
         return std::shared_ptr<Engine>(engine.take());
       },
-      [](Napi::Env env, std::shared_ptr<Engine> engine) -> Napi::Value {
+      [channel](Napi::Env env, std::shared_ptr<Engine> engine) -> Napi::Value {
         const Napi::Object object = env.GetInstanceData<Napi::FunctionReference>()->New({});
-        NativeEngine::Unwrap(object)->hold(std::move(engine));
+        NativeEngine::Unwrap(object)->hold(std::move(engine), channel);
         return object;
       });
 }

@@ -94,6 +94,8 @@ interface NativeEngine {
   stats(): EngineStats;
   /** Logits of every position, `[tokens][vocabulary]`, computed on the engine's thread. */
   evaluate(tokens: Int32Array, chunkTokens: number): Promise<Float32Array>;
+  /** Whether steps to come keep the process alive. */
+  holdOpen(hold: boolean): void;
   close(): Promise<void>;
 }
 
@@ -122,15 +124,17 @@ export class Engine {
   static async load(options: LoadOptions): Promise<Engine> {
     checkLoadOptions(options);
     const listeners = new Map<number, (event: EngineEvent) => void>();
+    let native: NativeEngine | undefined;
     const onStep = (bytes: Uint8Array): void => {
       for (const event of readEvents(bytes)) {
         const listener = listeners.get(event.request);
-        if (event.kind === "finished") listeners.delete(event.request);
+        if (event.kind === "finished" && listeners.delete(event.request) && listeners.size === 0) native?.holdOpen(false);
         listener?.(event);
       }
     };
     try {
-      return new Engine(await addon().load(options, onStep), listeners);
+      native = await addon().load(options, onStep);
+      return new Engine(native, listeners);
     } catch (error) {
       throw asEngineError(error);
     }
@@ -148,13 +152,14 @@ export class Engine {
     checkRequest(request, this.info);
     if (this.#closing) throw new EngineError("the engine is closed");
     const id = this.#nextRequest++;
-    this.listeners.set(id, listener);
     try {
       this.native.submit(id, request);
     } catch (error) {
-      this.listeners.delete(id);
       throw asEngineError(error);
     }
+    // Events arrive in later turns of the loop, so none can come before its listener is known.
+    if (this.listeners.size === 0) this.native.holdOpen(true);
+    this.listeners.set(id, listener);
     return id;
   }
 

@@ -182,14 +182,17 @@ void Engine::Implementation::step() {
 
   const std::vector<int32_t> sampled = parts->backend->run(plan);
   size_t next = 0;
+  uint64_t prompt_tokens = 0;
   for (const Row& row : plan.rows) {
+    const int prompt = static_cast<int>(live.at(row.request).request.prompt.size());
+    prompt_tokens += static_cast<uint64_t>(std::clamp(prompt - row.first, 0, row.count));
     schedule.settle(row, row.samples);
     if (row.samples > 0) settle(row, sampled[next++]);
   }
   const std::lock_guard lock(mutex);
   stats.steps++;
   stats.tokens += sampled.size();
-  stats.prompt_tokens += plan.tokens.size() - sampled.size();
+  stats.prompt_tokens += prompt_tokens;
 }
 
 // One more token of a sequence: it ends the answer, or its text goes out.
