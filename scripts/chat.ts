@@ -22,6 +22,8 @@ const defaultEdge = "http://127.0.0.1:8787";
 /** How long a model may take to load, and how often to look. */
 const loadingMsMax = 120_000;
 const loadingPauseMs = 500;
+/** Lines kept of what a stack of our own says; they are shown when something fails. */
+const logLinesMax = 20;
 
 const usage = `npm run chat -- [options] [question]
 
@@ -89,6 +91,8 @@ class Terminal {
   #stack: Stack | undefined;
   #response: Response | undefined;
   #interrupted = false;
+  /** What a stack of our own said last. */
+  readonly log: string[] = [];
 
   constructor(private readonly given: Arguments) {
     this.#edge = given.edge ?? defaultEdge;
@@ -161,11 +165,11 @@ class Terminal {
     if (this.given.edge !== undefined || (await isThere(defaultEdge))) return;
     say(`no edge runs at ${defaultEdge}: starting one for this conversation`);
     const { startStack } = await import("./start.js");
-    const lines: string[] = [];
-    this.#stack = await startStack({ port: 0, originPort: 0, onLine: (line) => lines.push(line) }).catch((error: unknown) => {
-      for (const line of lines) say(line);
-      throw error;
-    });
+    const onLine = (line: string): void => {
+      this.log.push(line);
+      if (this.log.length > logLinesMax) this.log.shift();
+    };
+    this.#stack = await startStack({ port: 0, originPort: 0, onLine });
     this.#edge = this.#stack.edgeUrl;
   }
 }
@@ -196,7 +200,7 @@ async function converse(terminal: Terminal): Promise<number> {
         await terminal.ask(line.trim());
         status = 0;
       } catch (error) {
-        say(explained(error));
+        complain(terminal, error);
         status = 1;
       }
     if (process.stdin.isTTY) lines.prompt();
@@ -233,6 +237,12 @@ function explained(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
+/** Says what went wrong, under what a stack of our own said of it. */
+function complain({ log }: Terminal, error: unknown): void {
+  for (const line of log.splice(0)) say(`| ${line}`);
+  say(explained(error));
+}
+
 function say(line: string): void {
   process.stderr.write(`${line}\n`);
 }
@@ -249,6 +259,9 @@ async function main(): Promise<number> {
   try {
     await terminal.open();
     return await (given.question === "" ? converse(terminal) : answerOne(terminal, given.question));
+  } catch (error) {
+    complain(terminal, error);
+    return 1;
   } finally {
     await terminal.close();
   }
