@@ -67,13 +67,19 @@ export function tokenizerJson(vocabulary: Vocabulary, added: readonly number[]):
         throw new VocabularyError(
           `the model's pre-tokenizer ${JSON.stringify(vocabulary.preTokenizer)} is none of ${[...preTokenizers.keys()].join(", ")}`,
         );
-      const model = { ...bpe(vocabulary), merges: vocabulary.merges, ignore_merges: known.ignoreMerges };
+      const model = { ...bpe(vocabulary, new Set(added)), merges: vocabulary.merges, ignore_merges: known.ignoreMerges };
       return { ...shape, added_tokens, normalizer: known.normalizer, pre_tokenizer: known.preTokenizer, model };
     }
     case "llama": {
       const normalizer = { type: "Replace", pattern: { String: " " }, content: "\u2581" };
       const unk_token = vocabulary.tokens[vocabulary.unknownToken] ?? null;
-      const model = { ...bpe(vocabulary), merges: mergesByScore(vocabulary), unk_token, fuse_unk: true, byte_fallback: true };
+      const model = {
+        ...bpe(vocabulary, new Set(added)),
+        merges: mergesByScore(vocabulary),
+        unk_token,
+        fuse_unk: true,
+        byte_fallback: true,
+      };
       return { ...shape, added_tokens, normalizer, pre_tokenizer: null, model };
     }
     default:
@@ -81,10 +87,10 @@ export function tokenizerJson(vocabulary: Vocabulary, added: readonly number[]):
   }
 }
 
-/** Control tokens stay out of the model itself, so that no text merges into one; what recognises them is `added`. */
-function bpe(vocabulary: Vocabulary): { [key: string]: Json } {
+/** A control token that is not added is left out, so that no text can become one. The added ones need their ids here. */
+function bpe(vocabulary: Vocabulary, added: ReadonlySet<number>): { [key: string]: Json } {
   const vocab: { [token: string]: Json } = {};
-  for (const [id, token] of vocabulary.tokens.entries()) if (vocabulary.types[id] !== TokenType.control) vocab[token] = id;
+  for (const [id, token] of vocabulary.tokens.entries()) if (added.has(id) || vocabulary.types[id] !== TokenType.control) vocab[token] = id;
   return { type: "BPE", dropout: null, unk_token: null, continuing_subword_prefix: null, end_of_word_suffix: null, fuse_unk: false, vocab };
 }
 
