@@ -42,16 +42,16 @@ export class ChatTemplate {
   /** @throws MillraceError `field_invalid` where the template refuses the conversation, or would change what was said in it. */
   render(messages: readonly ChatMessage[]): Segment[] {
     const contents = messages.map(([, content]) => content);
-    const mark = randomBytes(12).toString("hex");
+    const mark = unspoken(randomBytes(12).toString("hex"));
     // An empty content stays empty: templates ask whether there is one.
-    const sentinels = contents.map((content, index) => (content === "" ? "" : `S${mark}N${index}E`));
-    const outline = this.#text(messages, sentinels).split(new RegExp(`S${mark}N(\\d+)E`));
+    const sentinels = contents.map((content, index) => (content === "" ? "" : mark + unspoken(index.toString(16).padStart(4, "0"))));
+    const outline = this.#text(messages, sentinels).split(new RegExp(`${mark}([${unspoken("0")}-${unspoken("f")}]{4})`));
     const direct = this.#text(messages, contents);
     const segments: Segment[] = [{ from: "template", text: outline[0] as string }];
     let at = (outline[0] as string).length;
     const seen = new Set<number>();
     for (let index = 1; index < outline.length; index += 2) {
-      const message = Number(outline[index]);
+      const message = Number.parseInt(spoken(outline[index] as string), 16);
       const after = outline[index + 1] as string;
       const content = edits.map((edit) => edit(contents[message] as string)).find((text) => direct.startsWith(text + after, at));
       if (content === undefined) throw edited(message);
@@ -75,6 +75,15 @@ export class ChatTemplate {
       throw new MillraceError("field_invalid", `the model's chat template refuses this conversation: ${sentence(error)}`);
     }
   }
+}
+
+/** Hex digits as private-use characters: no template looks for those in a content, as it may for a letter. */
+function unspoken(hex: string): string {
+  return Array.from(hex, (digit) => String.fromCharCode(0xe000 + Number.parseInt(digit, 16))).join("");
+}
+
+function spoken(digits: string): string {
+  return Array.from(digits, (digit) => (digit.charCodeAt(0) - 0xe000).toString(16)).join("");
 }
 
 function edited(message: number): MillraceError {

@@ -1,0 +1,170 @@
+/** The simulated inference keeps the seam's contract: it is what everything above is tested with. */
+import * as fc from "fast-check";
+import { afterEach, expect, test } from "vitest";
+import type { InferenceEnd, InferenceHandle, InferenceListener } from "../../origin/inference.js";
+import { SimulatedInference } from "../../origin/simulated.js";
+import { StopFilter } from "../../origin/stops.js";
+import { limits } from "../../shared/limits.js";
+import { withDeadline } from "./support.js";
+
+let inference: SimulatedInference;
+afterEach(() => inference?.close());
+
+const open = (changes: Partial<ConstructorParameters<typeof SimulatedInference>[0]> = {}): void => {
+  inference = new SimulatedInference({ tokensPerSecond: 5_000, answerTokens: 50, slots: 2, contextTokens: 10_000, ...changes });
+};
+
+const request = {
+  maxTokens: 1_000,
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  seed: 1,
+  stop: [] as string[],
+};
+
+interface Run {
+  handle: InferenceHandle;
+  events: string[];
+  text: () => string;
+  end: Promise<InferenceEnd>;
+  firstTokens: Promise<void>;
+}
+
+function run(prompt: number[], changes: Partial<typeof request> = {}): Run {
+  const events: string[] = [];
+  let text = "";
+  let settle!: (end: InferenceEnd) => void;
+  let fail!: (error: Error) => void;
+  let begin!: () => void;
+  const firstTokens = new Promise<void>((resolve) => {
+    begin = resolve;
+  });
+  const end = new Promise<InferenceEnd>((resolve, reject) => {
+    settle = resolve;
+    fail = reject;
+  });
+  const listener: InferenceListener = {
+    queued: (place) => events.push(`queued ${place}`),
+    tokens: (seq, piece) => {
+      events.push(`tokens ${seq}`);
+      text += piece;
+      begin();
+    },
+    finished: (ending) => {
+      events.push(`finished ${ending.reason}`);
+      settle(ending);
+    },
+    failed: (why) => {
+      events.push("failed");
+      fail(new Error(why));
+    },
+  };
+  const handle = inference.submit({ ...request, ...changes, prompt: Int32Array.from(prompt) }, listener);
+  expect(events).toEqual([]);
+  return {
+    handle,
+    events,
+    text: () => text,
+    end: withDeadline(end, "the end of an answer"),
+    firstTokens: withDeadline(firstTokens, "tokens"),
+  };
+}
+
+test("the same prompt has the same answer, another prompt another", async () => {
+  open();
+  const runs = [run([1, 2, 3]), run([1, 2, 3]), run([1, 2, 4])];
+  const ends = await Promise.all(runs.map(({ end }) => end));
+  expect(ends.map(({ seq, reason }) => [seq, reason])).toEqual([
+    [50, "stop"],
+    [50, "stop"],
+    [50, "stop"],
+  ]);
+  const [first, second, third] = runs.map(({ text }) => text());
+  expect(first).toBe(second);
+  expect(first).not.toBe(third);
+});
+
+test("text is whole code points, some of many bytes; seq grows, past tokens without text", async () => {
+  open({ answerTokens: 600 });
+  const one = run([7]);
+  await one.end;
+  const seqs = one.events.filter((event) => event.startsWith("tokens")).map((event) => Number(event.slice(7)));
+  expect(seqs).toEqual([...seqs].sort((a, b) => a - b));
+  expect(new Set(seqs).size).toBe(seqs.length);
+  expect(seqs.length).toBeLessThan(599);
+  expect(one.text()).toMatch(/\p{Extended_Pictographic}/u);
+  expect(Buffer.from(one.text()).toString()).toBe(one.text());
+});
+
+test("who finds no slot waits in line, and hears its place when it changes", async () => {
+  open({ slots: 1 });
+  const runs = [run([1]), run([2]), run([3])];
+  await Promise.all(runs.map(({ end }) => end));
+  const places = runs.map(({ events }) => events.filter((event) => event.startsWith("queued")));
+  expect(places).toEqual([[], ["queued 1"], ["queued 2", "queued 1"]]);
+});
+
+test("cancel ends an answer once, without another token, and frees its slot", async () => {
+  open({ slots: 1, answerTokens: 5_000 });
+  const one = run([1], { maxTokens: 5_000 });
+  await one.firstTokens;
+  one.handle.cancel();
+  const at = one.events.length;
+  expect(inference.load()).toMatchObject({ running: 0, waiting: 0 });
+  one.handle.cancel();
+  expect((await one.end).reason).toBe("cancelled");
+  expect(one.events.slice(at)).toEqual(["finished cancelled"]);
+});
+
+test("what cannot fit, or comes when too many wait, is refused at once", async () => {
+  open({ slots: 1, answerTokens: 5_000 });
+  expect(() => run([1], { maxTokens: 10_000 })).toThrow(expect.objectContaining({ code: "context_exceeded" }));
+  for (let count = 0; count < limits.waitingMax; count++) run([count]).end.catch(() => {});
+  expect(() => run([1])).toThrow(expect.objectContaining({ code: "overloaded" }));
+});
+
+test("closing ends what runs and what waits with failed", async () => {
+  open({ slots: 1, answerTokens: 5_000 });
+  const runs = [run([1]), run([2])];
+  const ends = Promise.allSettled(runs.map(({ end }) => end));
+  await runs[0]?.firstTokens;
+  await inference.close();
+  expect((await ends).map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+  expect(() => run([1])).toThrow(expect.objectContaining({ code: "draining" }));
+});
+
+// For all texts cut into all tokens: what is released is the text before the first stop string, and never in parts of a token.
+test("stop strings are found wherever they are cut", () => {
+  const tokens = fc.array(fc.string({ unit: fc.constantFrom("a", "b", "c"), minLength: 1, maxLength: 4 }), { maxLength: 12 });
+  const stops = fc.array(fc.string({ unit: fc.constantFrom("a", "b", "c"), minLength: 1, maxLength: 5 }), { maxLength: 3 });
+  fc.assert(
+    fc.property(tokens, stops, (pieces, strings) => {
+      const filter = new StopFilter(strings);
+      let released = "";
+      let stopped = false;
+      let last = 0;
+      for (const [index, piece] of pieces.entries()) {
+        const step = filter.push(index + 1, piece);
+        released += step.text;
+        if (step.text !== "" && !step.stopped) {
+          expect(step.seq).toBeGreaterThan(last);
+          expect(released).toBe(pieces.slice(0, step.seq).join(""));
+          last = step.seq;
+        }
+        stopped = step.stopped;
+        if (stopped) break;
+      }
+      released += stopped ? "" : filter.end();
+      const whole = pieces.join("");
+      const ends = strings.map((stop) => whole.indexOf(stop)).filter((at) => at >= 0);
+      expect(stopped).toBe(ends.length > 0);
+      if (!stopped) expect(released).toBe(whole);
+      else expect(strings.some((stop) => whole.startsWith(released + stop))).toBe(true);
+    }),
+  );
+});
