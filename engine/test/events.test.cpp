@@ -1,0 +1,53 @@
+// A step's events as bytes: what binding/events.ts reads.
+#include "events.h"
+
+#include <cstring>
+
+#include "support/test.h"
+
+using namespace millrace;
+
+namespace {
+
+template <typename Value>
+Value read(const std::vector<uint8_t>& bytes, size_t at) {
+  Value value;
+  std::memcpy(&value, bytes.data() + at, sizeof(value));
+  return value;
+}
+
+}  // namespace
+
+TEST("tokens are written as header, ids, text and padding to 4 bytes") {
+  const Event event{.request = 7, .seq = 9, .kind = EventKind::tokens, .ids = {11, -1}, .text = "h\xc3\xa9llo"};
+  const std::vector<uint8_t> bytes = flatten(std::span(&event, 1));
+  CHECK_EQUAL(bytes.size(), 16u + 8 + 8);
+  CHECK_EQUAL(read<uint32_t>(bytes, 0), 7u);
+  CHECK_EQUAL(read<uint32_t>(bytes, 4), 9u);
+  CHECK_EQUAL(int{bytes[8]}, 2);
+  CHECK_EQUAL(int{read<uint16_t>(bytes, 10)}, 2);
+  CHECK_EQUAL(read<uint32_t>(bytes, 12), 6u);
+  CHECK_EQUAL(read<int32_t>(bytes, 16), 11);
+  CHECK_EQUAL(read<int32_t>(bytes, 20), -1);
+  CHECK_EQUAL(std::string(bytes.begin() + 24, bytes.begin() + 30), event.text);
+  CHECK_EQUAL(int{bytes[30]} + int{bytes[31]}, 0);
+}
+
+TEST("an end is written as header and four numbers, and records follow one another") {
+  const std::vector<Event> events = {
+      {.request = 1, .seq = 4, .kind = EventKind::queued},
+      {.request = 2, .kind = EventKind::started},
+      {.request = 3, .seq = 5, .kind = EventKind::finished, .finish = Finish::failed, .queue_us = 10, .prefill_us = 20, .decode_us = 30, .prompt_tokens = 40},
+  };
+  const std::vector<uint8_t> bytes = flatten(events);
+  CHECK_EQUAL(bytes.size(), 3u * 16 + 16);
+  for (size_t i = 0; i < events.size(); i++) {
+    CHECK_EQUAL(read<uint32_t>(bytes, 16 * i), events[i].request);
+    CHECK_EQUAL(int{bytes[16 * i + 8]}, static_cast<int>(events[i].kind));
+  }
+  CHECK_EQUAL(read<uint32_t>(bytes, 4), 4u);
+  CHECK_EQUAL(int{bytes[41]}, 4);
+  for (size_t i = 0; i < 4; i++) CHECK_EQUAL(read<uint32_t>(bytes, 48 + 4 * i), 10 * (static_cast<uint32_t>(i) + 1));
+}
+
+TEST("no events are no bytes") { CHECK_EQUAL(flatten({}).size(), 0u); }

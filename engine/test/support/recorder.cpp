@@ -1,0 +1,56 @@
+#include "recorder.h"
+
+#include "test.h"
+
+namespace millrace::test {
+namespace {
+
+// For a test that has lost what it waits for; sanitizers on a busy machine are slow.
+constexpr std::chrono::seconds wait_max{60};
+
+}  // namespace
+
+std::string Told::text() const {
+  std::string all;
+  for (const Event& event : events) all += event.text;
+  return all;
+}
+
+std::vector<int32_t> Told::ids() const {
+  std::vector<int32_t> all;
+  for (const Event& event : events) all.insert(all.end(), event.ids.begin(), event.ids.end());
+  return all;
+}
+
+const Event* Told::end() const { return !events.empty() && events.back().kind == EventKind::finished ? &events.back() : nullptr; }
+
+Told Recorder::wait(uint32_t request, const std::function<bool(const Told&)>& done) {
+  std::unique_lock lock(mutex_);
+  const bool came = heard_.wait_for(lock, wait_max, [&] { return done(told_[request]); });
+  REQUIRE(came, "request ", request, " was told ", told_[request].events.size(), " events, and not what was waited for");
+  return told_[request];
+}
+
+Told Recorder::finished(uint32_t request) {
+  return wait(request, [](const Told& told) { return told.end() != nullptr; });
+}
+
+Told Recorder::told(uint32_t request) {
+  const std::lock_guard lock(mutex_);
+  return told_[request];
+}
+
+void Recorder::hear(std::span<const Event> events) {
+  if (also) also(events);
+  const std::lock_guard lock(mutex_);
+  for (const Event& event : events) told_[event.request].events.push_back(event);
+  heard_.notify_all();
+}
+
+std::unique_ptr<Engine> load(const EngineOptions& options, Recorder& recorder) {
+  auto engine = Engine::load(options, recorder.listener());
+  REQUIRE(engine.ok(), engine.message());
+  return engine.take();
+}
+
+}  // namespace millrace::test

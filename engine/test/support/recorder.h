@@ -1,0 +1,52 @@
+// Listens to an engine: keeps what each request was told, and lets a test wait for it.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine.h"
+
+namespace millrace::test {
+
+// What one request was told.
+struct Told {
+  std::vector<Event> events;
+
+  std::string text() const;
+  std::vector<int32_t> ids() const;
+  // Its last event if that is `finished`, else null.
+  const Event* end() const;
+};
+
+class Recorder {
+ public:
+  Engine::OnStep listener() {
+    return [this](std::span<const Event> events) { hear(events); };
+  }
+  // Called on the engine's own thread before the step's events are kept; set before the first request.
+  std::function<void(std::span<const Event>)> also;
+
+  // Waits until `done` holds of what the request was told; ends the test if that takes longer than any of ours may.
+  Told wait(uint32_t request, const std::function<bool(const Told&)>& done);
+  Told finished(uint32_t request);
+  Told told(uint32_t request);
+
+ private:
+  void hear(std::span<const Event> events);
+
+  std::mutex mutex_;
+  std::condition_variable heard_;
+  std::map<uint32_t, Told> told_;
+};
+
+// Loads a model or ends the test with the engine's sentence.
+std::unique_ptr<Engine> load(const EngineOptions& options, Recorder& recorder);
+
+}  // namespace millrace::test
