@@ -1,4 +1,7 @@
-/** Millrace's client SDK, for browsers and Node. */
+/**
+ * Millrace's client SDK, for browsers and Node. A page whose Content Security Policy forbids eval should bundle msgpackr as
+ * msgpackr/index-no-eval: the usual build tries `new Function`, which fails without harm but is reported.
+ */
 export { type ErrorCode, MillraceError, type Retry } from "../shared/errors.js";
 export type { ChatMessage, FinishReason, HelloInfo, Role, ServerMessage, StartOptions, Timings, Usage } from "../shared/protocol.js";
 export { type Connection, type ConnectOptions, connect, type Message, type Socket, type SocketConstructor } from "./connection.js";

@@ -7,6 +7,8 @@ export interface ChatPlaces {
   welcome: HTMLElement;
   /** Told whenever an answer begins or ends. */
   onAnswering(answering: boolean): void;
+  /** The button that was pressed is gone: the focus needs another place. */
+  onRetry(): void;
   say(sentence: string): void;
   grown(): void;
 }
@@ -32,9 +34,13 @@ export class Chat {
 
   ask(question: string): void {
     if (this.#answering) return;
-    const { transcript, welcome, say, grown } = this.places;
+    const { transcript, welcome, say, grown, onRetry } = this.places;
     const conversation = this.#conversation;
-    const view = new AnswerView({ say, grown, retry: () => this.#follow(view, () => conversation.retry()) });
+    const retry = (): void => {
+      this.#follow(view, () => conversation.retry());
+      onRetry();
+    };
+    const view = new AnswerView({ say, grown, retry });
     const asked = element("div", { class: "question" }, element("h2", { class: "quiet" }, "You asked"), element("p", {}, question));
     transcript.append(element("li", {}, asked, view.element));
     welcome.hidden = true;

@@ -57,7 +57,11 @@ export class Composer {
       this.button.title = label;
       this.button.setAttribute("aria-label", label);
     }
+    // Where CSS cannot yet size the box by its text, its lines do.
+    if (!CSS.supports("field-sizing", "content")) this.box.rows = Math.min(this.box.value.split("\n").length, rowsMax);
     this.form.dataset.state = this.#answering ? "answering" : "idle";
     this.form.toggleAttribute("data-empty", this.box.value.trim() === "");
   }
 }
+
+const rowsMax = 8;

@@ -5,12 +5,13 @@ import { noConnection } from "./wording.js";
 /** Says why there is no connection and when it is tried again; empty while there is one. */
 export class ConnectionNotice {
   #timer: ReturnType<typeof setInterval> | undefined;
-  readonly #text = element("span", { role: "status" });
-  /** Outside the live text: a screen reader would count the seconds aloud. */
+  readonly #text = element("span");
+  /** Never spoken: a screen reader would count the seconds aloud. */
   readonly #countdown = element("span", { class: "countdown", "aria-hidden": "true" });
 
   constructor(
     private readonly place: HTMLElement,
+    private readonly say: (sentence: string) => void,
     retry: () => void,
   ) {
     place.append(element("p", {}, this.#text, " ", this.#countdown), button("Try now", "retry", retry));
@@ -20,13 +21,15 @@ export class ConnectionNotice {
     clearInterval(this.#timer);
     this.#countdown.textContent = "";
     if (state.kind === "open") {
+      if (!this.place.hidden) this.say("Connected again.");
       this.place.hidden = true;
     } else if (state.kind === "connecting") {
       this.#countdown.textContent = "Trying again…";
     } else {
-      this.place.hidden = false;
       const why = noConnection(state.error);
-      if (this.#text.textContent !== why) this.#text.textContent = why;
+      if (this.place.hidden || this.#text.textContent !== why) this.say(why);
+      this.#text.textContent = why;
+      this.place.hidden = false;
       if (state.kind === "waiting") this.#count(performance.now() + state.retryInMs);
     }
   }

@@ -11,19 +11,24 @@ import { caution, modelLabel } from "./wording.js";
 
 const announcer = new Announcer(byId("announcer", HTMLElement));
 const follow = followEnd(byId("jump", HTMLButtonElement));
-const notice = new ConnectionNotice(byId("notice", HTMLElement), () => link.open());
+const notice = new ConnectionNotice(
+  byId("notice", HTMLElement),
+  (sentence) => announcer.say(sentence),
+  () => link.open(),
+);
 const link = new Link(() => connect({ edge: location.origin }), show);
 
 const chat = new Chat(
   link,
-  // A small model repeats itself unless held back a little, and wanders unless cooled.
-  { maxTokens: 768, temperature: 0.4, topP: 0.9, repetitionPenalty: 1.1, overflow: "drop_oldest" },
+  // A small model wanders unless cooled, and then repeats itself unless each repetition costs a little more.
+  { maxTokens: 768, temperature: 0.3, topP: 0.9, repetitionPenalty: 1.05, frequencyPenalty: 0.15, overflow: "drop_oldest" },
   {
     transcript: byId("transcript", HTMLOListElement),
     welcome: byId("welcome", HTMLElement),
     onAnswering: (answering) => {
       composer.answering = answering;
     },
+    onRetry: () => composer.focus(),
     say: (sentence) => announcer.say(sentence),
     grown: follow.grown,
   },

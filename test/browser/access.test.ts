@@ -114,7 +114,7 @@ describeInChromium("the page is for everybody", () => {
     const second = await edge.question(2);
     second.peer.answer(second.stream, ["Done."]);
     await tab.settled();
-    expect((await focused()).name).not.toBe("");
+    expect(await tab.page.evaluate(() => document.activeElement?.id)).toBe("question");
     await tabTo("New chat");
     await keyboard.press("Space");
     await tab.page.getByText("What shall we talk about?").waitFor();

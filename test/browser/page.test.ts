@@ -15,16 +15,14 @@ describeInChromium("the page", () => {
 
   beforeAll(async () => {
     [page, browser] = await Promise.all([buildPage(fileURLToPath(new URL("../..", import.meta.url))), launchChromium()]);
+    tab = await Tab.open(browser);
   });
   afterAll(() => browser?.close());
   beforeEach(async () => {
     edge = await ScriptedEdge.start({ page });
-    tab = await Tab.open(browser, edge.url);
+    await tab.visit(edge.url);
   });
-  afterEach(async () => {
-    await tab.close();
-    await edge.stop();
-  });
+  afterEach(() => edge.stop());
 
   // The reader sees each piece when it comes, under the question, and the figures once it is over.
   test("an answer arrives piece by piece", async () => {

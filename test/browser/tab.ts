@@ -27,14 +27,22 @@ export class Tab {
     page.context().on("page", (other) => this.complaints.push(`another page: ${other.url()}`));
   }
 
-  /** Opens the page. @param connected wait until it has its connection. */
-  static async open(browser: Browser, url: string, options: BrowserContextOptions = {}, connected = true): Promise<Tab> {
+  /** A tab, with the page where a `url` is given. */
+  static async open(browser: Browser, url?: string, options: BrowserContextOptions = {}): Promise<Tab> {
     const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
     context.setDefaultTimeout(showMsMax);
     const tab = new Tab(await context.newPage(), () => context.close());
-    await tab.page.goto(url);
-    if (connected) await tab.connected();
+    if (url !== undefined) await tab.visit(url);
     return tab;
+  }
+
+  /** Opens the page anew and waits for its connection; what was seen of earlier pages is forgotten. */
+  async visit(url: string): Promise<void> {
+    await this.page.goto("about:blank");
+    this.complaints.length = 0;
+    this.asked.clear();
+    await this.page.goto(url);
+    await this.connected();
   }
 
   async connected(): Promise<void> {
