@@ -193,7 +193,9 @@ class GgufReader {
   // Data begins at the next multiple of the alignment after the header.
   void place_tensors() {
     const uint64_t alignment = static_cast<uint64_t>(file_.integer("general.alignment").value_or(32));
-    if (alignment == 0 || alignment > 1 << 20 || (alignment & (alignment - 1)) != 0) return fail(text("has an alignment of ", alignment));
+    // Below 8, which the format forbids, a tensor's numbers could lie where they must not be read from.
+    if (alignment < 8 || alignment > 1 << 20 || (alignment & (alignment - 1)) != 0)
+      return fail(text("has an alignment of ", alignment, ", not a power of two from 8 to ", 1 << 20));
     const uint64_t data = (at_ + alignment - 1) / alignment * alignment;
     for (size_t i = 0; i < file_.tensors_.size(); i++) {
       FileTensor& tensor = file_.tensors_[i];
