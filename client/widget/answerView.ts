@@ -31,10 +31,10 @@ export class AnswerView {
     this.element.append(this.#earlier, this.#leftOut, this.#waiting, this.#prose, this.#end, this.#footer);
   }
 
-  /** Clears the stage for an attempt; what an earlier one showed folds away above it. */
+  /** Clears the stage for an attempt; what an earlier one showed moves above it, and folds away once this one has text. */
   begin(): void {
     if (this.#text !== "") {
-      this.#earlier.append(element("details", {}, element("summary", {}, "Earlier attempt"), this.#prose));
+      this.#earlier.append(element("details", { open: "" }, element("summary", {}, "Earlier attempt"), this.#prose));
       this.#prose = element("div", { class: "prose" });
       this.#end.before(this.#prose);
     }
@@ -114,6 +114,7 @@ export class AnswerView {
 
   #firstText(response: Response): void {
     this.#waiting.replaceChildren();
+    for (const attempt of this.#earlier.querySelectorAll("details")) attempt.open = false;
     if (response.droppedTurns > 0) this.#leftOut.textContent = leftOut(response.droppedTurns);
     this.#readoutMs = 0;
     this.#footer.replaceChildren(element("div", { class: "actions" }), this.#readout);

@@ -87,8 +87,10 @@ describeInChromium("the page", () => {
     await tab.part(".retry").click();
     const second = await edge.question(2);
     expect(second.messages).toEqual([["user", "A riddle?"]]);
+    expect(await tab.part("details[open] .prose").innerText()).toBe("A poor one.");
     second.peer.answer(second.stream, ["A better one."]);
     await tab.shows("A better one.");
+    expect(await tab.part("details .prose").isVisible()).toBe(false);
     await tab.page.getByText("Earlier attempt").click();
     expect(await tab.part("details .prose").innerText()).toBe("A poor one.");
   });
