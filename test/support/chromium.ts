@@ -3,10 +3,11 @@ import { existsSync } from "node:fs";
 import { type Browser, chromium } from "playwright-core";
 import { describe } from "vitest";
 
-const places = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome", "/usr/bin/google-chrome-stable"];
-const path = process.env.CHROMIUM_PATH ?? places.find((place) => existsSync(place));
+const usual = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome", "/usr/bin/google-chrome-stable"];
+const places = process.env.CHROMIUM_PATH ? [process.env.CHROMIUM_PATH] : usual;
+const path = places.find((place) => existsSync(place));
 
-const missing = `browser tests are skipped: no Chromium at ${places.join(", ")}; install one with: apt-get install chromium (or name one in CHROMIUM_PATH)`;
+const missing = `browser tests are skipped: no Chromium at ${places.join(", ")}; install it with: apt-get install chromium (or name one in CHROMIUM_PATH)`;
 
 /** Like vitest's describe, but skipped with a line where there is no Chromium. Under CI=true that is a failure. */
 export const describeInChromium: typeof describe | typeof describe.skip = path === undefined ? withoutChromium() : describe;
