@@ -20,6 +20,7 @@ const edgeReadyMsMax = 60_000;
 /** Beyond its own deadline for running answers, the origin gets this long to end. */
 const drainMarginMs = 5_000;
 const edgeStopMsMax = 5_000;
+const parentCheckEveryMs = 500;
 
 export interface StackOptions {
   /** The edge's port; 0 takes one that is free. */
@@ -183,11 +184,19 @@ export async function checkArguments(args: string[]): Promise<void> {
   await claimPorts(parseStartFlags(args));
 }
 
+/** A signal to npm ends npm and the shell between, and never arrives here; that the parent is another process now shows it. */
+function whenNpmEnds(act: () => void): void {
+  if (process.env.npm_lifecycle_event === undefined) return;
+  const parent = process.ppid;
+  setInterval(() => process.ppid !== parent && act(), parentCheckEveryMs).unref();
+}
+
 /** `npm start`: runs until Ctrl-C, SIGTERM, or until a server ends by itself. */
 export async function main(args: string[]): Promise<void> {
   const options = { ...parseStartFlags(args), prepared: true };
   const stopping = new Promise<string>((resolve) => {
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => resolve(signal));
+    whenNpmEnds(() => resolve("npm's end"));
   });
   const stack = await Promise.race([startStack(options), stopping]);
   if (typeof stack === "string") return process.exit(0); // whose exit handler ends what was starting
