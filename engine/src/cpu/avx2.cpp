@@ -32,7 +32,7 @@ void quantize(const float* x, int n, QuantizedRow out) {
       v[i] = _mm256_loadu_ps(x + block * block_values + 8 * i);
       largest = _mm256_max_ps(largest, _mm256_and_ps(v[i], magnitude));
     }
-    const float top = max_of_8(largest);
+    const float found = max_of_8(largest), top = found < quantized_magnitude_min ? 0 : found;
     const __m256 inverse = _mm256_set1_ps(top > 0 ? 127 / top : 0);
     __m256i q[4];
     for (int i = 0; i < 4; i++) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
@@ -62,7 +62,7 @@ void rope(float* x, const float* turns, int pairs, int head_dim, float scale) {
   for (int d = 0; d < head_dim; d += 8) _mm256_storeu_ps(x + d, _mm256_mul_ps(_mm256_loadu_ps(x + d), _mm256_set1_ps(scale)));
 }
 
-// Eight halves, saturated: an infinity in memory would reach even those who give it no weight.
+// Eight halves, saturated.
 __m128i to_half(__m256 v) {
   const __m256 top = _mm256_set1_ps(65504);
   return _mm256_cvtps_ph(_mm256_min_ps(_mm256_max_ps(v, _mm256_sub_ps(_mm256_setzero_ps(), top)), top), _MM_FROUND_TO_NEAREST_INT);

@@ -11,6 +11,9 @@
 
 namespace millrace {
 
+// A block whose largest magnitude is less than this counts as zeros: its scale would be too small to divide by.
+constexpr float quantized_magnitude_min = 0x1p-100f;
+
 // Activations of one token beside a quantized matrix: blocks of 32, value = scale * quant.
 struct QuantizedRow {
   int8_t* quants;   // [columns]
@@ -70,7 +73,8 @@ struct Kernels {
 
   // Turns the pairs (2i, 2i + 1) of x, i < pairs; turns holds cos, sin a pair. Then multiplies all of [head_dim] by scale.
   void (*rope)(float* x, const float* turns, int pairs, int head_dim, float scale);
-  // Writes one token's key or value of one head into its page.
+  // Writes one token's key or value of one head into its page. What a float16 cannot hold becomes the largest that it can: an infinity
+  // in memory would reach even those who give it no weight.
   void (*store_key)(const float* key, const KvLayout& layout, uint8_t* page_head, int position_in_page);
   void (*store_value)(const float* value, const KvLayout& layout, uint8_t* page_head, int position_in_page);
 

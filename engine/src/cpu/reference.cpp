@@ -22,6 +22,7 @@ void quantize(const float* x, int n, QuantizedRow out) {
     const float* values = x + block * block_values;
     float largest = 0;
     for (int i = 0; i < block_values; i++) largest = std::max(largest, std::fabs(values[i]));
+    if (largest < quantized_magnitude_min) largest = 0;
     const float inverse = largest > 0 ? 127 / largest : 0;
     int32_t total = 0;
     for (int i = 0; i < block_values; i++) {
@@ -126,11 +127,13 @@ void rope(float* x, const float* turns, int pairs, int head_dim, float scale) {
   for (int i = 0; i < head_dim; i++) x[i] *= scale;
 }
 
+constexpr float half_max = 65504;
+
 void put(uint8_t* bytes, int64_t index, int element_bytes, float value) {
   if (element_bytes == 4)
     reinterpret_cast<float*>(bytes)[index] = value;
   else
-    reinterpret_cast<uint16_t*>(bytes)[index] = float_to_half(value);
+    reinterpret_cast<uint16_t*>(bytes)[index] = float_to_half(std::clamp(value, -half_max, half_max));
 }
 
 float get(const uint8_t* bytes, int64_t index, int element_bytes) {
