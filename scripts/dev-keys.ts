@@ -67,7 +67,10 @@ function existingKeyPair(edgeEnv: string): EdgeKeyPair | undefined {
 
 /** Only this user may read it, and whoever reads it sees all of it: a whole file takes the old one's place. */
 function writePrivately(path: string, content: string): void {
-  if (existsSync(path) && readFileSync(path, "utf8") === content) return chmodSync(path, 0o600);
+  if (existsSync(path) && readFileSync(path, "utf8") === content) {
+    chmodSync(path, 0o600);
+    return;
+  }
   const temporary = `${path}.${process.pid}.new`;
   writeFileSync(temporary, content, { mode: 0o600 });
   renameSync(temporary, path);
