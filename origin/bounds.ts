@@ -6,6 +6,8 @@ export const bounds = {
   streamsUsedMax: 65_536,
   /** Of a socket's outbox, kept free for its last ERROR and its close frame. */
   farewellBytes: 4_096,
+  /** How long a socket that is being closed may take to read what waits for it. */
+  farewellMs: 5_000,
   /** uWebSockets.js' own idle timeout: a backstop over limits.pingEveryMs and its misses, for sockets that hang while closing. */
   idleTimeoutS: 120,
   /** How often sessions are asked whether a PING is due. */

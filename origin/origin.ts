@@ -95,7 +95,7 @@ export class Origin {
     await drained;
     clearInterval(this.#ticker);
     await this.#inference?.close();
-    this.#server?.close();
+    await this.#server?.close();
   }
 
   #admit(request: UpgradeRequest): ReturnType<Parameters<typeof listen>[2]["admit"]> {

@@ -93,6 +93,8 @@ export class Response {
   /** From START to the engine's queue: rendering and tokenizing. */
   #preparedMs = 0;
   #lastTokenMs = 0;
+  /** Cancelled before the engine had it: it never will. */
+  #isCancelled = false;
   #over = false;
 
   constructor(
@@ -107,8 +109,12 @@ export class Response {
 
   /** Asks for the end; DONE tells when it is reached. An answer that the engine does not have yet ends now, without a token. */
   cancel(): void {
-    if (this.#handle) this.#handle.cancel();
-    else queueMicrotask(() => this.#finish({ seq: 0, reason: "cancelled", queueMs: 0, prefillMs: 0, decodeMs: 0 }));
+    if (this.#handle) {
+      this.#handle.cancel();
+      return;
+    }
+    this.#isCancelled = true;
+    queueMicrotask(() => this.#finish({ seq: 0, reason: "cancelled", queueMs: 0, prefillMs: 0, decodeMs: 0 }));
   }
 
   /** Cancels without telling anyone: the subscriber is gone. */
@@ -130,7 +136,7 @@ export class Response {
   async #run({ messages, options, tokensMax }: StartRequest): Promise<void> {
     const { maxTokens, seed, stop, overflow = "refuse" } = options;
     const prompt = await this.services.prompts.build(messages, { maxTokens, tokensMax, overflow });
-    if (this.#over) return;
+    if (this.#over || this.#isCancelled) return;
     const sampling = { ...samplingDefaults, ...pickSampling(options) };
     this.#promptTokens = prompt.ids.length;
     this.#preparedMs = performance.now() - this.#receivedMs;

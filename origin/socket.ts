@@ -5,6 +5,7 @@
 
 import uws, { type HttpRequest, type HttpResponse, type us_listen_socket, type us_socket_context_t, type WebSocket } from "uWebSockets.js";
 import { STATUS_CODES } from "node:http";
+import { setTimeout } from "node:timers/promises";
 import { limits } from "../shared/limits.js";
 import { subprotocol } from "../shared/protocol.js";
 import { bounds } from "./bounds.js";
@@ -34,9 +35,15 @@ export interface ServerHandlers {
 export interface Server {
   /** The port it listens on. */
   readonly port: number;
-  readonly sockets: { open: number; backpressured: number };
-  /** Closes the listening socket and every connection. */
-  close(): void;
+  readonly sockets: Sockets;
+  /** Stops listening, gives closing sockets time to send what waits in them, and closes what is left. */
+  close(): Promise<void>;
+}
+
+export interface Sockets {
+  /** Those that still send what waited when they were closed count as open. */
+  open: number;
+  backpressured: number;
 }
 
 /** One WebSocket's state, as uWebSockets.js keeps it for us. */
@@ -46,6 +53,8 @@ interface SocketState {
   isOpen: boolean;
   /** Bytes wait in user space since a send built up backpressure; `drain` clears it. */
   isBackpressured: boolean;
+  /** Closing: nothing more is sent, and the close frame follows once what waits has gone. */
+  ending: { code: number; reason: string; deadline: NodeJS.Timeout } | undefined;
 }
 
 /** LIBUS_LISTEN_EXCLUSIVE_PORT: a second origin on one port shall fail, not share its connections. */
@@ -53,7 +62,8 @@ const exclusivePort = 1;
 
 /** @param port 0 lets the system choose. Resolves to undefined where the port cannot be had. */
 export function listen(host: string, port: number, handlers: ServerHandlers): Promise<Server | undefined> {
-  const sockets = { open: 0, backpressured: 0 };
+  const sockets: Sockets = { open: 0, backpressured: 0 };
+  let onEmpty: (() => void) | undefined;
   const app = uws.App();
   app.ws<SocketState>("/v1/stream", {
     compression: uws.DISABLED,
@@ -71,20 +81,32 @@ export function listen(host: string, port: number, handlers: ServerHandlers): Pr
       state.connection.open();
     },
     message: (ws, message, isBinary) => ws.getUserData().connection?.receive(new Uint8Array(message), isBinary),
-    drain: (ws) => setBackpressured(ws.getUserData(), sockets, ws.getBufferedAmount() > 0),
+    drain: (ws) => {
+      const state = ws.getUserData();
+      setBackpressured(state, sockets, ws.getBufferedAmount() > 0);
+      if (state.ending && !state.isBackpressured) ws.end(state.ending.code, state.ending.reason);
+    },
     close: (ws) => {
       const state = ws.getUserData();
       sockets.open--;
       state.isOpen = false;
       setBackpressured(state, sockets, false);
+      clearTimeout(state.ending?.deadline);
       state.connection?.closed();
+      if (sockets.open === 0) onEmpty?.();
     },
   });
   app.any("/*", (res, req) => answer(res, handlers.http(req.getMethod(), req.getUrl())));
+  const close = async (token: us_listen_socket): Promise<void> => {
+    uws.us_listen_socket_close(token);
+    if (sockets.open > 0)
+      await Promise.race([new Promise<void>((resolve) => (onEmpty = resolve)), setTimeout(bounds.farewellMs, undefined, { ref: false })]);
+    app.close();
+  };
   return new Promise((resolve) => {
     const onListen = (token: us_listen_socket | false): void => {
       if (!token) resolve(undefined);
-      else resolve({ port: uws.us_socket_local_port(token), sockets, close: () => void app.close() });
+      else resolve({ port: uws.us_socket_local_port(token), sockets, close: () => close(token) });
     };
     // The types lack this form of it.
     const listenOn = app.listen as unknown as (host: string, port: number, options: number, cb: typeof onListen) => unknown;
@@ -102,7 +124,13 @@ function upgrade(handlers: ServerHandlers, res: HttpResponse, req: HttpRequest, 
     write(res, admission.refuse);
     return;
   }
-  const state: SocketState = { connect: admission.connect, connection: undefined, isOpen: false, isBackpressured: false };
+  const state: SocketState = {
+    connect: admission.connect,
+    connection: undefined,
+    isOpen: false,
+    isBackpressured: false,
+    ending: undefined,
+  };
   // No extensions are handed on: none is negotiated.
   res.upgrade(state, req.getHeader("sec-websocket-key"), subprotocol, "", context);
 }
@@ -136,26 +164,37 @@ class UwsSocket implements SessionSocket {
   constructor(
     private readonly ws: WebSocket<SocketState>,
     private readonly state: SocketState,
-    private readonly sockets: Server["sockets"],
+    private readonly sockets: Sockets,
   ) {}
 
   send(bytes: Uint8Array): boolean {
-    if (!this.state.isOpen) return true;
+    if (!this.state.isOpen || this.state.ending) return true;
     if (this.ws.getBufferedAmount() + bytes.length > limits.outboxBytesMax - bounds.farewellBytes) return false;
+    return this.#write(bytes);
+  }
+
+  /** What waits goes first: `end` at once, from within one of uWebSockets.js' handlers, would cut it off. */
+  close(code: number, reason: string, last?: Uint8Array): void {
+    if (!this.state.isOpen || this.state.ending) return;
+    if (last) this.#write(last);
+    if (!this.state.isOpen) return;
+    if (this.ws.getBufferedAmount() === 0) {
+      this.ws.end(code, reason);
+      return;
+    }
+    const deadline = globalThis.setTimeout(() => this.ws.end(code, reason), bounds.farewellMs);
+    this.state.ending = { code, reason, deadline };
+  }
+
+  #write(bytes: Uint8Array): boolean {
     const sent = this.ws.send(bytes, true, false);
     // 1: with the kernel. 0: waits here, in order. 2: dropped, after which nothing may follow, or it would become a hole.
     if (sent === 0) setBackpressured(this.state, this.sockets, true);
     return sent !== 2;
   }
-
-  close(code: number, reason: string, last?: Uint8Array): void {
-    if (!this.state.isOpen) return;
-    if (last) this.ws.send(last, true, false);
-    if (this.state.isOpen) this.ws.end(code, reason);
-  }
 }
 
-function setBackpressured(state: SocketState, sockets: Server["sockets"], isBackpressured: boolean): void {
+function setBackpressured(state: SocketState, sockets: Sockets, isBackpressured: boolean): void {
   if (state.isBackpressured === isBackpressured) return;
   state.isBackpressured = isBackpressured;
   sockets.backpressured += isBackpressured ? 1 : -1;

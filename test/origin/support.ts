@@ -72,25 +72,26 @@ export abstract class TestClient {
     this.sendRaw(encode(message));
   }
 
-  /** The next message of any stream. */
-  async next(): Promise<ServerMessage> {
+  /** The next message, or the next of one stream; those of others wait their turn. */
+  async next(stream?: number): Promise<ServerMessage> {
     const waited = (async () => {
-      while (this.#inbox.length === 0) {
+      for (;;) {
+        const at = this.#inbox.findIndex((message) => stream === undefined || message[1] === stream);
+        if (at >= 0) return this.#inbox.splice(at, 1)[0] as ServerMessage;
         if (this.#closing) throw new Error(`the connection closed with ${this.#closing.code} ${this.#closing.reason}`);
         await new Promise<void>((resolve) => {
           this.#wake = resolve;
         });
       }
-      return this.#inbox.shift() as ServerMessage;
     })();
     return withDeadline(waited, `a message; so far came ${JSON.stringify(this.received.slice(-5))}`);
   }
 
-  /** The next message with this op and stream; others in between are passed over. */
+  /** The next message with this op and stream; what comes before it on that stream is passed over. */
   async nextOf<Code extends ServerMessage[0]>(op: Code, stream = 0): Promise<Extract<ServerMessage, readonly [Code, ...unknown[]]>> {
     for (;;) {
-      const message = await this.next();
-      if (message[0] === op && message[1] === stream) return message as Extract<ServerMessage, readonly [Code, ...unknown[]]>;
+      const message = await this.next(stream);
+      if (message[0] === op) return message as Extract<ServerMessage, readonly [Code, ...unknown[]]>;
     }
   }
 
@@ -124,8 +125,7 @@ export async function readAnswer(
   let text = "";
   let last = 0;
   for (;;) {
-    const message = await client.next();
-    if (message[1] !== stream) continue;
+    const message = await client.next(stream);
     if (message[0] === Op.ERROR) throw new Error(`stream ${stream} ended with ${message[2]}: ${message[3]}`);
     if (message[0] === Op.TOKENS) {
       if (message[2] <= last) throw new Error(`token ${message[2]} came after token ${last}`);
