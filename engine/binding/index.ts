@@ -27,6 +27,7 @@ export interface LoadOptions {
 }
 
 export interface ModelInfo {
+  /** The file's name without its ending: what a person calls the model. */
   name: string;
   architecture: string;
   parameters: number;

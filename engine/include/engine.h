@@ -62,7 +62,8 @@ struct Event {
 };
 
 struct ModelInfo {
-  std::string name, architecture;
+  std::string name;  // the file's, without its ending: what a person calls the model
+  std::string architecture;
   uint64_t parameters = 0;
   int context_tokens = 0;
   int vocabulary_size = 0;

@@ -1,6 +1,7 @@
 #include "assemble.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/clock.h"
 #include "base/machine.h"
@@ -82,9 +83,9 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   parts->team = std::make_unique<Team>(parts->options.threads);
 
   ModelInfo& info = parts->info;
-  info = {parts->model.name, parts->model.architecture, parts->model.parameters, parts->options.context_tokens,
+  info = {std::filesystem::path(options.path).stem().string(), parts->model.architecture, parts->model.parameters, parts->options.context_tokens,
           parts->model.config.vocabulary, parts->vocabulary.stops, {}};
-  info.log.push_back(text("model: ", info.name, ", ", info.architecture, ", ", info.parameters / 1000000, " M parameters, ", mebibytes(parts->file->size_bytes())));
+  info.log.push_back(text("model: ", info.name, " (\"", parts->model.name, "\"), ", info.architecture, ", ", info.parameters / 1000000, " M parameters, ", mebibytes(parts->file->size_bytes())));
   info.log.push_back(text("kernels: ", kernels->name, ", ", options.precision == Precision::float32 ? "float32" : "as stored", ", ",
                           parts->options.threads, parts->options.threads == 1 ? " thread" : " threads", " (",
                           options.threads != 0 ? "asked for" : "by affinity and cgroup", ")"));

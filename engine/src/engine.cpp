@@ -149,8 +149,9 @@ void Engine::Implementation::begin_requests() {
   const uint64_t now = now_us();
   for (Request& request : taken_requests) {
     const uint32_t id = request.id;
-    schedule.add(id, static_cast<int>(request.prompt.size()), request.tokens_max);
+    const bool queued = schedule.add(id, static_cast<int>(request.prompt.size()), request.tokens_max);
     live.try_emplace(id, std::move(request), now);
+    if (!queued) finish(id, Finish::failed);
   }
   for (const uint32_t request : taken_cancels)
     if (live.contains(request)) finish(request, Finish::cancelled);

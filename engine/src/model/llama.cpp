@@ -25,6 +25,7 @@ Result<Model> read_llama(const GgufFile& file) {
 
   if (config.hidden % 16 != 0) read.fail(text("has an embedding of ", config.hidden, " values; multiples of 16 are run"));
   if (config.heads % config.kv_heads != 0) read.fail(text("has ", config.heads, " heads over ", config.kv_heads, " KV heads"));
+  if (config.hidden % 16 != 0) read.fail(text("has a hidden size of ", config.hidden, "; multiples of 16 are run"));
   if (config.head_dim % 16 != 0 || config.rope_dims % 2 != 0)
     read.fail(text("has heads of ", config.head_dim, " dimensions, ", config.rope_dims, " of them turning; multiples of 16 and 2 are run"));
   if (file.integer("llama.expert_count").value_or(0) > 0) read.fail("is a mixture of experts, which this engine does not run");
