@@ -1,0 +1,45 @@
+/** Reads the golden logits that scripts/golden-logits.py wrote. */
+import { readFileSync } from "node:fs";
+
+export interface GoldenPrompt {
+  name: string;
+  tokens: Int32Array;
+  positions: GoldenPosition[];
+}
+
+export interface GoldenPosition {
+  /** ln of the sum of e^logit over the vocabulary. */
+  logSumExp: number;
+  /** The likeliest token, the second, then ids drawn at random. */
+  ids: number[];
+  logits: number[];
+}
+
+interface Header {
+  samples: number;
+  prompts: { name: string; tokens: number[] }[];
+}
+
+/** golden.json has the prompts; golden.bin has per position, little-endian: f32 logSumExp, u32 ids, f32 logits. */
+export function readGolden(): GoldenPrompt[] {
+  const { samples, prompts } = JSON.parse(readFileSync(new URL("fixtures/golden.json", import.meta.url), "utf8")) as Header;
+  const bytes = readFileSync(new URL("fixtures/golden.bin", import.meta.url));
+  const count = 2 + samples;
+  const recordBytes = 4 + 8 * count;
+  const total = prompts.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  if (bytes.length !== total * recordBytes)
+    throw new Error(
+      `golden.bin has ${bytes.length} bytes, not ${total} records of ${recordBytes}: remake it with scripts/golden-logits.py`,
+    );
+  let at = 0;
+  const position = (): GoldenPosition => {
+    const start = at;
+    at += recordBytes;
+    return {
+      logSumExp: bytes.readFloatLE(start),
+      ids: Array.from({ length: count }, (_, index) => bytes.readUInt32LE(start + 4 + 4 * index)),
+      logits: Array.from({ length: count }, (_, index) => bytes.readFloatLE(start + 4 + 4 * count + 4 * index)),
+    };
+  };
+  return prompts.map(({ name, tokens }) => ({ name, tokens: Int32Array.from(tokens), positions: tokens.map(position) }));
+}
