@@ -37,10 +37,8 @@ bool may_follow(uint8_t lead, uint8_t byte) {
 Released Releaser::push(int32_t token, std::string_view bytes) {
   const size_t before = pending_.size();
   pending_.push_back({token, open});
-  for (const char byte : bytes) {
-    decode(static_cast<uint8_t>(byte));
-    if (partial_.empty()) close(before);
-  }
+  for (const char byte : bytes)
+    if (decode(static_cast<uint8_t>(byte))) close(before);
   if (partial_.empty()) close(before + 1);
 
   if (const size_t stop = find_stop(); stop != open) {
@@ -61,20 +59,28 @@ Released Releaser::flush() {
   return take(held_.size());
 }
 
-// Adds one byte: to the code point it completes, to the one it begins or continues, or as U+FFFD where it fits nowhere.
-void Releaser::decode(uint8_t byte) {
+// Adds one byte: to the code point it completes, to the one it begins or continues, or as U+FFFD where it fits nowhere. Returns whether
+// what earlier bytes had begun is over, completed or not.
+bool Releaser::decode(uint8_t byte) {
   if (!partial_.empty()) {
     const bool second = partial_.size() == 1;
     if (second ? may_follow(static_cast<uint8_t>(partial_[0]), byte) : (byte & 0xc0) == 0x80) {
       partial_ += static_cast<char>(byte);
-      if (static_cast<int>(partial_.size()) <= followers(static_cast<uint8_t>(partial_[0]))) return;
+      if (static_cast<int>(partial_.size()) <= followers(static_cast<uint8_t>(partial_[0]))) return false;
       held_ += partial_;
       partial_.clear();
-      return;
+      return true;
     }
     held_ += replacement;
     partial_.clear();
+    begin(byte);
+    return true;
   }
+  begin(byte);
+  return partial_.empty();
+}
+
+void Releaser::begin(uint8_t byte) {
   const int more = followers(byte);
   if (more > 0)
     partial_ = static_cast<char>(byte);
@@ -106,10 +112,16 @@ Released Releaser::take(size_t end) {
   return released;
 }
 
-// Where the first stop string begins in what is held, or `open`.
+// Where in what is held the stop string begins that is completed first, or `open`. Of those completed together the longest counts: so
+// the text does not depend on how it fell into tokens.
 size_t Releaser::find_stop() const {
-  size_t first = open;
-  for (const std::string& stop : stops_) first = std::min(first, held_.find(stop));
+  size_t first = open, first_end = open;
+  for (const std::string& stop : stops_) {
+    const size_t found = held_.find(stop);
+    if (found == std::string::npos || found + stop.size() > first_end) continue;
+    first = found + stop.size() < first_end ? found : std::min(first, found);
+    first_end = found + stop.size();
+  }
   return first;
 }
 

@@ -25,7 +25,8 @@ class Releaser {
   Released flush();
 
  private:
-  void decode(uint8_t byte);
+  bool decode(uint8_t byte);
+  void begin(uint8_t byte);
   void close(size_t count);
   Released take(size_t end);
   size_t find_stop() const;
