@@ -4,6 +4,7 @@
  *     HELLO, then per START: STARTED, any QUEUED, any TOKENS, and exactly one DONE or ERROR
  */
 import type { AssertionClaims } from "../shared/assertion.js";
+import { mayAsk } from "../shared/classes.js";
 import { decodeClientMessage, encode, streamOf } from "../shared/codec.js";
 import { closeCodeOf, MillraceError } from "../shared/errors.js";
 import { limits } from "../shared/limits.js";
@@ -94,7 +95,10 @@ export class Session {
     this.#used.add(stream);
     if (this.#streams.size >= this.#streamsMax)
       throw new MillraceError("streams_exhausted", `${this.#streams.size} streams run on this connection already, the most it may have`);
-    const request = { messages, options, class: options.class ?? this.claims.class, tokensMax: this.claims.limits.tokensMax };
+    const { class: asked = this.claims.class } = options;
+    if (!mayAsk(this.claims.class, asked))
+      throw new MillraceError("field_invalid", `class is "${asked}", tighter than this session's "${this.claims.class}"`);
+    const request = { messages, options, class: asked, tokensMax: this.claims.limits.tokensMax };
     this.#streams.set(stream, this.responses.start(request, this.#subscriber(stream)));
   }
 

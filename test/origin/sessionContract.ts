@@ -215,6 +215,18 @@ export function sessionContract(name: string, open: (options?: Partial<Simulated
       expect([code, message]).toEqual(["stream_reused", "stream 1 was used on this connection before"]);
     });
 
+    // A class is a promise that was paid for: a chat session may ask for less than it has, never for more.
+    test("a class tighter than the session's is refused", async () => {
+      const client = await greeted({});
+      client.send([Op.START, 1, ask, { maxTokens: 2, class: "voice" }]);
+      expect((await client.nextOf(Op.ERROR, 1)).slice(2, 4)).toEqual([
+        "field_invalid",
+        'class is "voice", tighter than this session\'s "chat"',
+      ]);
+      client.send([Op.START, 2, ask, { maxTokens: 2, class: "batch" }]);
+      await readAnswer(client, 2);
+    });
+
     // ERROR is a stream's last message: an answer whose number is used again while it runs says no more.
     test("reusing a running stream's number ends that stream", async () => {
       const client = await greeted({ answerTokens: 100_000, contextTokens: 200_000 }, { tokensMax: 200_000 });
