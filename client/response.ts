@@ -160,7 +160,7 @@ export class Response implements AsyncIterable<string> {
       return;
     }
     const [sent, came] = [`${textBytes} bytes (${hex(digest)})`, `${this.#digest.bytes} bytes (${hex(this.#digest.value)})`];
-    this.fail(new MillraceError("internal", `the answer arrived damaged: the origin sent ${sent}, but ${came} came; ask again`));
+    this.fail(new MillraceError("answer_damaged", `the answer arrived damaged: the origin sent ${sent}, but ${came} came; ask again`));
   }
 
   #settle(): void {

@@ -45,6 +45,7 @@ export const errorTable = {
   // Said by the SDK itself: no frame carries these.
   connection_lost: { status: 502, retry: "later" },
   connection_timeout: { status: 504, retry: "later" },
+  answer_damaged: { status: 502, retry: "later" },
   closed_by_caller: { status: 499, retry: "never" },
 } as const satisfies Record<string, ErrorRow>;
 

@@ -65,8 +65,8 @@ test.each([
   const response = new Response(() => {});
   response.apply([Op.TOKENS, 1, 3, sent, 0]);
   response.apply(done("abc", 3));
-  await expect(response.done).rejects.toMatchObject({ code: "internal", message: expect.stringContaining("arrived damaged") });
-  await expect(read(response)).rejects.toMatchObject({ code: "internal" });
+  await expect(response.done).rejects.toMatchObject({ code: "answer_damaged", message: expect.stringContaining("arrived damaged") });
+  await expect(read(response)).rejects.toMatchObject({ code: "answer_damaged" });
   expect(response.text).toBe(sent);
 });
 
