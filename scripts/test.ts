@@ -5,7 +5,7 @@
 import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
-import { join, relative } from "node:path";
+import { join } from "node:path";
 
 export interface Counts {
   passed: number;
@@ -81,7 +81,7 @@ async function testVitest(root: string, reports: string, filters: string[]): Pro
   const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${report}`];
   const status = await run(root, process.execPath, ["node_modules/vitest/vitest.mjs", "run", ...reporters, ...filters]);
   return existsSync(report)
-    ? countVitest(JSON.parse(readFileSync(report, "utf8")) as VitestReport, status, root)
+    ? countVitest(JSON.parse(readFileSync(report, "utf8")) as VitestReport, status, console.log)
     : asOne("vitest", status || 1);
 }
 
@@ -91,7 +91,7 @@ export interface VitestReport {
 }
 
 /** A file that could not even be loaded has no tests to count: it counts as one failure, and so does an error outside of all tests. */
-export function countVitest(report: VitestReport, status: number, root: string): Counts {
+export function countVitest(report: VitestReport, status: number, say: (line: string) => void): Counts {
   const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
   for (const file of report.testResults) {
     for (const test of file.assertionResults) {
@@ -100,7 +100,7 @@ export function countVitest(report: VitestReport, status: number, root: string):
       else counts.skipped++;
     }
     if (file.status === "failed" && !file.assertionResults.some((test) => test.status === "failed")) {
-      console.log(`${relative(root, file.name)} failed outside its tests: ${file.message ?? ""}`);
+      say(`${file.name} failed outside its tests: ${file.message ?? ""}`);
       counts.failed++;
     }
   }

@@ -49,7 +49,7 @@ function compilerProblem() {
   for (const name of named) {
     const [program, ...args] = name.split(" ");
     const result = spawnSync(program, [...args, "-std=c++20", "-fsyntax-only", "-x", "c++", "-"], { input: probeProgram });
-    if (result.error) continue;
+    if (result.status === null) continue; // there is no such program
     return result.status === 0 ? undefined : `a C++20 compiler (${name} is here but cannot compile C++20: g++ 11 or clang 14 can)`;
   }
   return "a C++20 compiler (g++ 11 or newer, or clang 14 or newer)";

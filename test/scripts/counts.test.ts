@@ -15,13 +15,16 @@ test("the last line has passed and failed always, skipped where there are any", 
 
 test("vitest's tests are counted over all files", () => {
   const tests = report(file("passed", "passed", "passed", "pending"), file("failed", "failed", "passed", "todo"));
-  expect(countVitest(tests, 1, "/")).toEqual({ passed: 3, failed: 1, skipped: 2 });
+  expect(countVitest(tests, 1, () => {})).toEqual({ passed: 3, failed: 1, skipped: 2 });
 });
 
 // Neither shows in the counts of tests, and a run that hid them would look green.
 test("a file that could not be loaded, and an error outside of all tests, are failures", () => {
-  expect(countVitest(report(file("passed", "passed"), file("failed")), 1, "/")).toEqual({ passed: 1, failed: 1, skipped: 0 });
-  expect(countVitest(report(file("passed", "passed")), 1, "/")).toEqual({ passed: 1, failed: 1, skipped: 0 });
+  const said: string[] = [];
+  const unloaded = report(file("passed", "passed"), { ...file("failed"), message: "no such module" });
+  expect(countVitest(unloaded, 1, (line) => said.push(line))).toEqual({ passed: 1, failed: 1, skipped: 0 });
+  expect(said).toEqual(["a.test.ts failed outside its tests: no such module"]);
+  expect(countVitest(report(file("passed", "passed")), 1, () => {})).toEqual({ passed: 1, failed: 1, skipped: 0 });
 });
 
 test("CTest's report is counted, and a run that failed as a whole is a failure", () => {
