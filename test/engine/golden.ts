@@ -17,14 +17,16 @@ export interface GoldenPosition {
 
 interface Header {
   samples: number;
-  prompts: { name: string; tokens: number[] }[];
+  /** Ids with spaces between them. */
+  prompts: { name: string; tokens: string }[];
 }
 
 /** golden.json has the prompts; golden.bin has per position, little-endian: f32 logSumExp, u32 ids, f32 logits. */
 export function readGolden(): GoldenPrompt[] {
-  const { samples, prompts } = JSON.parse(readFileSync(new URL("fixtures/golden.json", import.meta.url), "utf8")) as Header;
+  const header = JSON.parse(readFileSync(new URL("fixtures/golden.json", import.meta.url), "utf8")) as Header;
+  const prompts = header.prompts.map(({ name, tokens }) => ({ name, tokens: Int32Array.from(tokens.split(" "), Number) }));
   const bytes = readFileSync(new URL("fixtures/golden.bin", import.meta.url));
-  const count = 2 + samples;
+  const count = 2 + header.samples;
   const recordBytes = 4 + 8 * count;
   const total = prompts.reduce((sum, { tokens }) => sum + tokens.length, 0);
   if (bytes.length !== total * recordBytes)
@@ -41,5 +43,5 @@ export function readGolden(): GoldenPrompt[] {
       logits: Array.from({ length: count }, (_, index) => bytes.readFloatLE(start + 4 + 4 * count + 4 * index)),
     };
   };
-  return prompts.map(({ name, tokens }) => ({ name, tokens: Int32Array.from(tokens), positions: tokens.map(position) }));
+  return prompts.map((prompt) => ({ ...prompt, positions: Array.from(prompt.tokens, position) }));
 }
