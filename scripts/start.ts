@@ -1,5 +1,5 @@
 /** The whole path on this machine: page, keys, origin and edge, until it is stopped. Also for tests and the terminal's chat. */
-import { writeFileSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -131,7 +131,7 @@ function startEdge(root: string, port: number, originPort: number, edgeEnv: stri
   const origins = join(root, `.dev/origins-${originPort}.env`);
   writeFileSync(origins, `ORIGINS='${JSON.stringify([{ name: "origin-1", url: `http://127.0.0.1:${originPort}` }])}'\n`);
   const flags = ["--ip", "127.0.0.1", "--port", String(port), "--inspector-port", "0", "--show-interactive-dev-session=false"];
-  return new ServerProcess({
+  const edge = new ServerProcess({
     name: "the edge",
     args: ["node_modules/wrangler/bin/wrangler.js", "dev", ...flags, "--env-file", edgeEnv, "--env-file", origins],
     cwd: root,
@@ -141,6 +141,8 @@ function startEdge(root: string, port: number, originPort: number, edgeEnv: stri
     stopMsMax: edgeStopMsMax,
     onErrorLine,
   });
+  void edge.ended.then(() => rmSync(origins, { force: true }));
+  return edge;
 }
 
 const flags = {
