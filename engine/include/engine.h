@@ -41,7 +41,7 @@ struct SamplingOptions {
 };
 
 struct Request {
-  uint32_t id = 0;
+  uint32_t id = 0;  // the caller's choice, of no other request under way
   std::vector<int32_t> prompt;
   int tokens_max = 0;
   SamplingOptions sampling;

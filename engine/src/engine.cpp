@@ -23,6 +23,7 @@ struct Engine::Implementation {
   void cancel(uint32_t request);
   Result<std::vector<float>> evaluate(std::vector<int32_t> tokens, int chunk_tokens);
   void close();
+  Status check_tokens(const std::vector<int32_t>& tokens) const;
 
   std::unique_ptr<Assembly> parts;
 
@@ -48,6 +49,7 @@ struct Engine::Implementation {
   std::vector<uint32_t> taken_cancels;
   std::vector<Evaluation> taken_evaluations;
   std::thread thread;
+  std::once_flag joined;
 
   void work();
   bool take_commands();
@@ -63,13 +65,25 @@ struct Engine::Implementation {
 
 Engine::Implementation::Implementation(std::unique_ptr<Assembly> assembly, OnStep listener)
     : parts(std::move(assembly)), on_step(std::move(listener)),
-      schedule(parts->schedule_limits, [this] { return schedule.running_count() < parts->options.slots ? parts->slots->take() : -1; }) {
+      schedule(parts->schedule_limits, [this](int pages) { return schedule.running_count() < parts->options.slots ? parts->slots->take(pages) : -1; }) {
   stats.slots = parts->options.slots;
   stats.kv_bytes_max = static_cast<uint64_t>(parts->slots->pages_max()) * static_cast<uint64_t>(parts->slots->layout().page_bytes);
   thread = std::thread([this] { work(); });
 }
 
+Status Engine::Implementation::check_tokens(const std::vector<int32_t>& tokens) const {
+  if (tokens.empty()) return Status::error("the prompt has no tokens; give at least one");
+  for (const int32_t token : tokens)
+    if (token < 0 || token >= parts->info.vocabulary_size)
+      return Status::error(text("token ", token, " is not in the vocabulary of ", parts->info.vocabulary_size));
+  return Status();
+}
+
 Status Engine::Implementation::submit(Request request) {
+  if (Status status = check_tokens(request.prompt); !status.ok()) return status;
+  if (request.tokens_max < 1) return Status::error(text("at most ", request.tokens_max, " tokens are asked for; ask for one or more"));
+  for (const std::string& stop : request.stops)
+    if (stop.empty()) return Status::error("a stop string is empty; it would end every answer before it begins");
   const int64_t total = static_cast<int64_t>(request.prompt.size()) + request.tokens_max;
   if (total > parts->info.context_tokens)
     return Status::error(text("the prompt's ", request.prompt.size(), " tokens plus at most ", request.tokens_max, " more are ", total,
@@ -97,6 +111,10 @@ void Engine::Implementation::cancel(uint32_t request) {
 }
 
 Result<std::vector<float>> Engine::Implementation::evaluate(std::vector<int32_t> tokens, int chunk_tokens) {
+  if (Status status = check_tokens(tokens); !status.ok()) return status;
+  if (static_cast<int64_t>(tokens.size()) > parts->info.context_tokens)
+    return Status::error(text(tokens.size(), " tokens are over the context of ", parts->info.context_tokens));
+  if (chunk_tokens < 1) return Status::error(text("chunks of ", chunk_tokens, " tokens are asked for; ask for one or more"));
   std::future<Result<std::vector<float>>> result;
   {
     const std::lock_guard lock(mutex);
@@ -114,7 +132,7 @@ void Engine::Implementation::close() {
     closing = true;
   }
   wake.notify_one();
-  if (thread.joinable()) thread.join();
+  std::call_once(joined, [this] { thread.join(); });
 }
 
 void Engine::Implementation::work() {
@@ -267,7 +285,8 @@ void Engine::Implementation::publish() {
 Result<std::vector<float>> Engine::Implementation::evaluate_now(const Evaluation& evaluation) {
   const int count = static_cast<int>(evaluation.tokens.size());
   const int chunk = std::min(evaluation.chunk_tokens, parts->schedule_limits.step_tokens_max);
-  const int slot = parts->slots->take();
+  const int pages = parts->slots->layout().pages_for(count);
+  const int slot = parts->slots->take(pages);
   if (slot < 0) return Status::error("no slot is free to evaluate in");
   std::vector<float> logits(static_cast<size_t>(count) * parts->info.vocabulary_size);
   Status status = parts->slots->grow(slot, count);
@@ -280,7 +299,9 @@ Result<std::vector<float>> Engine::Implementation::evaluate_now(const Evaluation
     parts->backend->run(plan);
   }
   parts->slots->give_back(slot);
-  if (!status.ok()) return status;
+  if (!status.ok())
+    return Status::error(text(count, " tokens need ", pages, " pages of KV memory, more than are free of ", parts->slots->pages_max(), " (",
+                              status.message(), "); raise --kv-memory or evaluate fewer"));
   return logits;
 }
 

@@ -23,7 +23,6 @@ Result<Model> read_llama(const GgufFile& file) {
   config.rope_base = read.number_or("rope.freq_base", 10000);
   config.rope_dims = read.count_or("rope.dimension_count", config.head_dim, config.head_dim);
 
-  if (config.hidden % 16 != 0) read.fail(text("has an embedding of ", config.hidden, " values; multiples of 16 are run"));
   if (config.heads % config.kv_heads != 0) read.fail(text("has ", config.heads, " heads over ", config.kv_heads, " KV heads"));
   if (config.hidden % 16 != 0) read.fail(text("has a hidden size of ", config.hidden, "; multiples of 16 are run"));
   if (config.head_dim % 16 != 0 || config.rope_dims % 2 != 0)

@@ -4,7 +4,7 @@
 
 namespace millrace {
 
-Schedule::Schedule(const ScheduleLimits& limits, std::function<int()> take_slot) : limits_(limits), take_slot_(std::move(take_slot)) {}
+Schedule::Schedule(const ScheduleLimits& limits, std::function<int(int pages)> take_slot) : limits_(limits), take_slot_(std::move(take_slot)) {}
 
 int Schedule::pages_for(int tokens) const { return (tokens + limits_.page_tokens - 1) / limits_.page_tokens; }
 
@@ -32,7 +32,7 @@ int Schedule::remove(uint32_t request) {
 
 std::vector<Row> Schedule::plan(std::vector<uint32_t>& admitted) {
   while (!waiting_.empty() && pages_promised_ + waiting_.front().pages <= limits_.pages_max) {
-    const int slot = take_slot_();
+    const int slot = take_slot_(waiting_.front().pages);
     if (slot < 0) break;
     const Waiting next = waiting_.front();
     waiting_.pop_front();

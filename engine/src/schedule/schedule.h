@@ -36,8 +36,8 @@ struct Sequence {
 
 class Schedule {
  public:
-  // take_slot returns an idle slot or -1.
-  Schedule(const ScheduleLimits& limits, std::function<int()> take_slot);
+  // take_slot returns an idle slot for a sequence of at most so many pages, or -1.
+  Schedule(const ScheduleLimits& limits, std::function<int(int pages)> take_slot);
 
   // Joins the queue. False: it is full, or the request is larger than the whole pool.
   bool add(uint32_t request, int prompt_tokens, int tokens_max);
@@ -65,7 +65,7 @@ class Schedule {
   int pages_for(int tokens) const;
 
   ScheduleLimits limits_;
-  std::function<int()> take_slot_;
+  std::function<int(int pages)> take_slot_;
   std::deque<Waiting> waiting_;
   std::vector<Sequence> running_;  // in order of admission
   int pages_promised_ = 0;
