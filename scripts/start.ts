@@ -87,6 +87,7 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     return { edgeUrl: `http://127.0.0.1:${port}`, originUrl, originPid: origin.pid, engine: ready[1] ?? "", broken, stop, kill };
   } catch (error) {
     for (const server of both) server.kill();
+    await Promise.all(both.map((server) => server.ended));
     throw error;
   }
 }
