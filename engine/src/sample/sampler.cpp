@@ -52,9 +52,8 @@ void Sampler::penalize(std::span<float> logits) const {
 
 void Sampler::choose_candidates(std::span<const float> logits, float highest) {
   const float inverse = 1 / options_.temperature;
-  // Beyond 2^-24 of the likeliest a token's weight vanishes in the sum; with min-p the cut is known at once.
-  const float floor = std::max(options_.min_p, 0x1p-24f);
-  const float logit_floor = highest + std::log(floor) * options_.temperature;
+  // Beyond 2^-24 of the likeliest a token's weight vanishes in the sum.
+  const float logit_floor = highest + std::log(0x1p-24f) * options_.temperature;
   candidates_.clear();
   for (size_t token = 0; token < logits.size(); token++)
     if (logits[token] >= logit_floor)
@@ -73,6 +72,7 @@ void Sampler::choose_candidates(std::span<const float> logits, float highest) {
     while (count < candidates_.size() && (count == 0 || kept < options_.top_p * total)) kept += candidates_[count++].weight;
     candidates_.resize(count);
   }
+  while (candidates_.size() > 1 && candidates_.back().weight < options_.min_p) candidates_.pop_back();
 }
 
 }  // namespace millrace
