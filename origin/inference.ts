@@ -15,6 +15,8 @@ export interface Inference {
 
 export interface InferenceModel {
   name: string;
+  /** What computes it, for a person: `avx512, 2 threads`. */
+  runsOn: string;
   contextTokens: number;
 }
 

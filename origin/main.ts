@@ -16,7 +16,7 @@ async function main(): Promise<void> {
       origin.drain().then(() => process.exit(0), fail);
     });
   const { kind, model } = await origin.load();
-  console.log(`origin ${config.name} ready on http://${config.host}:${origin.port} (${kind}, ${model.name})`);
+  console.log(`origin ${config.name} ready on http://${config.host}:${origin.port} (${kind}, ${model.name}, ${model.runsOn})`);
 }
 
 function loader(config: Config): OriginOptions["load"] {

@@ -33,7 +33,8 @@ export class NativeInference implements Inference {
   readonly model: InferenceModel;
 
   constructor(private readonly engine: Engine) {
-    this.model = { name: engine.info.name, contextTokens: engine.info.contextTokens };
+    const { name, contextTokens, kernels, threads } = engine.info;
+    this.model = { name, contextTokens, runsOn: `${kernels}, ${threads} ${threads === 1 ? "thread" : "threads"}` };
   }
 
   submit(request: InferenceRequest, listener: InferenceListener): InferenceHandle {

@@ -64,7 +64,7 @@ export class SimulatedInference implements Inference {
   #closed = false;
 
   constructor(private readonly options: SimulatedOptions) {
-    this.model = { name: "simulated", contextTokens: options.contextTokens };
+    this.model = { name: "simulated", contextTokens: options.contextTokens, runsOn: "a clock" };
     this.#stepMs = 1_000 / options.tokensPerSecond;
   }
 

@@ -154,6 +154,8 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
     object.Set("parameters", static_cast<double>(model.parameters));
     object.Set("contextTokens", model.context_tokens);
     object.Set("vocabularySize", model.vocabulary_size);
+    object.Set("kernels", model.kernels);
+    object.Set("threads", model.threads);
     Napi::Array stops = Napi::Array::New(call.Env());
     for (size_t i = 0; i < model.stop_tokens.size(); i++) stops.Set(static_cast<uint32_t>(i), model.stop_tokens[i]);
     object.Set("stopTokens", stops);

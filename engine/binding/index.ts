@@ -33,6 +33,8 @@ export interface ModelInfo {
   parameters: number;
   contextTokens: number;
   vocabularySize: number;
+  kernels: Exclude<KernelSet, "auto">;
+  threads: number;
   /** Ids that end an answer. */
   stopTokens: number[];
   /** What was chosen at load and why, a line each. */

@@ -67,6 +67,8 @@ struct ModelInfo {
   uint64_t parameters = 0;
   int context_tokens = 0;
   int vocabulary_size = 0;
+  std::string kernels;  // "avx512", "avx2" or "reference"
+  int threads = 0;
   std::vector<int32_t> stop_tokens;
   std::vector<std::string> log;
 };

@@ -84,7 +84,7 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
 
   ModelInfo& info = parts->info;
   info = {std::filesystem::path(options.path).stem().string(), parts->model.architecture, parts->model.parameters, parts->options.context_tokens,
-          parts->model.config.vocabulary, parts->vocabulary.stops, {}};
+          parts->model.config.vocabulary, kernels->name, parts->options.threads, parts->vocabulary.stops, {}};
   info.log.push_back(text("model: ", info.name, " (\"", parts->model.name, "\"), ", info.architecture, ", ", info.parameters / 1000000, " M parameters, ", mebibytes(parts->file->size_bytes())));
   info.log.push_back(text("kernels: ", kernels->name, ", ", options.precision == Precision::float32 ? "float32" : "as stored", ", ",
                           parts->options.threads, parts->options.threads == 1 ? " thread" : " threads", " (",

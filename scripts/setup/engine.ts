@@ -9,8 +9,11 @@ import type { Part } from "./progress.js";
 /** What the build leaves for Node. */
 export const addonPath = (root: string): string => join(root, "engine/build/millrace.node");
 
-/** @returns whether anything was compiled or linked. @throws SetupError with the compiler's last lines. */
-export async function buildEngine(root: string, part: Part): Promise<boolean> {
+/**
+ * @param wanted the addon alone, or its tests too. @returns whether anything was compiled or linked.
+ * @throws SetupError with the compiler's last lines.
+ */
+export async function buildEngine(root: string, part: Part, wanted: "addon" | "all" = "all"): Promise<boolean> {
   const source = join(root, "engine");
   const build = join(root, "engine/build");
   if (!existsSync(join(source, "CMakeLists.txt")))
@@ -39,7 +42,8 @@ export async function buildEngine(root: string, part: Part): Promise<boolean> {
       await step(["-S", source, "-B", build, "-DCMAKE_BUILD_TYPE=Release", ...generator], "configuring");
     }
     // A bare --parallel lets make start everything at once, more than the memory of a small machine holds.
-    await step(["--build", build, "--parallel", String(availableParallelism())], "building");
+    const target = wanted === "addon" ? ["--target", "millrace"] : [];
+    await step(["--build", build, "--parallel", String(availableParallelism()), ...target], "building");
   } finally {
     await new Promise<void>((resolve) => log.end(resolve));
   }

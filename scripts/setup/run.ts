@@ -32,7 +32,7 @@ export async function run({ root, command, args, needs, packagesMs }: Command): 
   if (command === "start") await (await import("../start.js")).checkArguments(args);
   const { model } = needs;
   if (model !== undefined && model !== "default" && !model.startsWith("hf:")) await resolveModel(model, silent());
-  const failures = await prepare(root, needs, packagesMs);
+  const failures = await prepare(root, needs, packagesMs, command === "test" ? "all" : "addon");
   // A test run goes on to say what else fails, and counts these.
   if (failures.length > 0 && command !== "test") throw new SetupError(failures.map((failure) => failure.message).join("\n\n"));
   if (command === "build") return;
@@ -45,7 +45,7 @@ export async function run({ root, command, args, needs, packagesMs }: Command): 
 }
 
 /** @returns what went wrong, so that parts which run side by side are all reported. */
-async function prepare(root: string, needs: Needs, packagesMs: number): Promise<Error[]> {
+async function prepare(root: string, needs: Needs, packagesMs: number, wanted: "addon" | "all"): Promise<Error[]> {
   const progress = new Progress();
   const took: [part: string, ms: number][] = packagesMs > 0 ? [["packages", packagesMs]] : [];
   const timed = async (part: string, work: () => Promise<unknown>): Promise<void> => {
@@ -54,7 +54,7 @@ async function prepare(root: string, needs: Needs, packagesMs: number): Promise<
     took.push([part, performance.now() - started]);
   };
   const parts = [timed("uWebSockets", () => checkUwsBinary(join(root, "node_modules/uWebSockets.js")))];
-  if (needs.engine) parts.push(timed("engine", () => reported(progress.begin("engine", "looking"), (part) => engine(root, part))));
+  if (needs.engine) parts.push(timed("engine", () => reported(progress.begin("engine", "looking"), (part) => engine(root, part, wanted))));
   const { model } = needs;
   if (model !== undefined)
     parts.push(timed("model", () => reported(progress.begin("model", "looking"), (part) => resolveModel(model, part))));
@@ -65,8 +65,8 @@ async function prepare(root: string, needs: Needs, packagesMs: number): Promise<
   return results.flatMap((result) => (result.status === "rejected" ? [asError(result.reason)] : []));
 }
 
-async function engine(root: string, part: Part): Promise<void> {
-  part.end((await buildEngine(root, part)) ? "built" : undefined);
+async function engine(root: string, part: Part, wanted: "addon" | "all"): Promise<void> {
+  part.end((await buildEngine(root, part, wanted)) ? "built" : undefined);
 }
 
 /** A part that fails leaves the progress with that word; its reason is told at the end. */

@@ -46,7 +46,7 @@ const word = (): Promise<string> => sign(claims({ aud: "origin-1" }));
 test("it says when it is ready and that it is simulated, finishes what runs on SIGTERM, and exits 0", async () => {
   const origin = start("--inference", "simulated", "--simulated-rate", "200", "--simulated-answer", "60");
   const line = await origin.line;
-  expect(line).toMatch(/^origin origin-1 ready on http:\/\/127\.0\.0\.1:\d+ \(simulated, simulated\)$/);
+  expect(line).toMatch(/^origin origin-1 ready on http:\/\/127\.0\.0\.1:\d+ \(simulated, simulated, a clock\)$/);
   const client = await SocketClient.connect(portOf(line), await word());
   client.send([Op.START, 1, [["user", "hello"]], {}]);
   await client.nextOf(Op.TOKENS, 1);

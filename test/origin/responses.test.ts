@@ -9,7 +9,7 @@ import { MillraceError } from "../../shared/errors.js";
 /** Takes requests down and lets the test speak for the engine. */
 class ScriptedInference implements Inference {
   readonly kind = "simulated";
-  readonly model = { name: "scripted", contextTokens: 100 };
+  readonly model = { name: "scripted", contextTokens: 100, runsOn: "a script" };
   readonly cancelled: number[] = [];
   submitted: { request: InferenceRequest; listener: InferenceListener }[] = [];
   refusal: MillraceError | undefined;
