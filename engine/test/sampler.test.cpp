@@ -18,8 +18,8 @@ int32_t draw(const SamplingOptions& options, std::vector<float> logits, uint64_t
   return Sampler(options, {}).sample(logits, position);
 }
 
-// The probabilities after all filters, by their definitions: penalties aside, temperature, then top-k, top-p of what is left, min-p of
-// the likeliest. Equal ones go to the lower id.
+// The probabilities after all filters, by their definitions: penalties aside, temperature, then top-k, top-p of what that leaves, min-p
+// of the likeliest. Of equal tokens the lower id stands before.
 std::map<int32_t, double> filtered(const std::vector<float>& logits, const SamplingOptions& options) {
   struct Each {
     int32_t token;
@@ -29,14 +29,13 @@ std::map<int32_t, double> filtered(const std::vector<float>& logits, const Sampl
   const double highest = *std::max_element(logits.begin(), logits.end());
   for (size_t i = 0; i < logits.size(); i++) all.push_back({static_cast<int32_t>(i), std::exp((logits[i] - highest) / options.temperature)});
   std::stable_sort(all.begin(), all.end(), [](const Each& a, const Each& b) { return a.weight > b.weight; });
-  std::erase_if(all, [&](const Each& each) { return each.weight < options.min_p; });
   if (options.top_k > 0 && all.size() > static_cast<size_t>(options.top_k)) all.resize(static_cast<size_t>(options.top_k));
   double total = 0, kept = 0;
   for (const Each& each : all) total += each.weight;
   std::map<int32_t, double> chosen;
   double mass = 0;
   for (const Each& each : all) {
-    if (!chosen.empty() && kept >= options.top_p * total) break;
+    if (!chosen.empty() && (kept >= options.top_p * total || each.weight < options.min_p)) break;
     chosen[each.token] = each.weight;
     kept += each.weight;
     mass += each.weight;

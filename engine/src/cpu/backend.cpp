@@ -1,6 +1,7 @@
 #include "backend.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <cstring>
 
@@ -77,6 +78,7 @@ void CpuBackend::lay_out(const Plan& plan) {
     if (single) decodes++;
     lay_out_attention(first, row.count);
   }
+  assert(int64_t{tokens()} * config_.hidden <= static_cast<int64_t>(x_.size()));  // the schedule keeps to the step it was given
   partials_.resize(int64_t{decodes} * config_.heads * partitions_ * (2 + config_.head_dim));
   logits_out_ = plan.logits;
   if (logits_out_ == nullptr) {
