@@ -39,8 +39,14 @@ export class Composer {
 
   /** Where a keyboard is at hand the box, elsewhere the button: focusing the box would raise a keyboard over the answer. */
   focus(): void {
-    if (matchMedia("(pointer: fine)").matches) this.box.focus();
-    else this.button.focus();
+    if (!this.focusBox()) this.button.focus();
+  }
+
+  /** Puts the cursor into the box where a keyboard is at hand. @returns whether it is. */
+  focusBox(): boolean {
+    const hasKeyboard = matchMedia("(pointer: fine)").matches;
+    if (hasKeyboard) this.box.focus();
+    return hasKeyboard;
   }
 
   #send(): void {

@@ -67,4 +67,5 @@ byId("new-chat", HTMLButtonElement).addEventListener("click", () => {
 // A network that comes back is worth an attempt at once.
 addEventListener("online", () => link.open());
 wireThemeButton(byId("theme", HTMLButtonElement));
+composer.focusBox();
 link.open();
