@@ -30,7 +30,8 @@ export async function buildEngine(root: string, part: Part, wanted: "addon" | "a
       const done = progressOf(line);
       if (done === undefined) return;
       built ||= /Building|Linking/.test(line);
-      part.at(done, built ? "compiling" : what);
+      // Looking whether there is anything to build is nothing to tell.
+      if (built) part.at(done, "compiling");
     };
     const { status, tail } = await runProgram("cmake", args, { cwd: root, onLine });
     if (status !== 0)
