@@ -2,18 +2,14 @@
  * `npm run bench -- engine`: this engine and its peers on the same file, threads and prompts, taking turns in one run, with the KL of
  * exactly what was timed. docs/benchmarks.md says how each figure comes about.
  */
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { cpus, loadavg } from "node:os";
 import { fileURLToPath } from "node:url";
-import { describeMethod, describeScores } from "../eval/describe.js";
-import { checkYardstick, EngineSource } from "../eval/engine.js";
-import { type LogitSource, type Score, score } from "../eval/score.js";
-import { tokensOfText, windowsOf } from "../eval/windows.js";
 import { SetupError } from "../setup/exec.js";
 import { ChildContender, type ChildOptions } from "./child.js";
+import { measureKl } from "./kl.js";
 import { type FlashAttention, LlamaCpp } from "./llamaCpp.js";
 import { installNodeLlama, nodeLlamaName } from "./nodeLlama.js";
-import { PeerLogits } from "./peerLogits.js";
 import { buildLlamaCpp, compile, llamaCpp, must } from "./peers.js";
 import { describeSpeed, type Speed } from "./speed.js";
 import { type Contender, median, workload } from "./workload.js";
@@ -26,10 +22,9 @@ export interface EngineBenchOptions {
 }
 
 const textFile = fileURLToPath(new URL("../../test/engine/fixtures/persuasion.txt", import.meta.url));
-const rounds = { quick: 2, full: 5 };
-const window = { window: 512, skip: 256 };
-/** Windows whose KL is measured: a few, or the whole text. */
+/** Windows of the text whose KL `--quick` measures. */
 const quickWindows = 4;
+const rounds = { quick: 2, full: 5 };
 /** Above this, something else runs, and figures are not to be quoted. */
 const quietLoadMax = 0.5;
 
@@ -60,7 +55,8 @@ export async function benchEngine({ model, threads, quick, say }: EngineBenchOpt
   for (const [name, why] of missing) say(`${name}: not measured, ${why}`);
 
   const timed = bestFlashAttention(speeds);
-  const scores = await measureKl(model, threads, timed, quick, say);
+  const options = { path: model, threads, contextTokens: workload.contextTokens };
+  const scores = await measureKl(options, timed, textFile, quick ? quickWindows : undefined, say);
   return { machine, model, bandwidth, weightBytes, workload, speeds, missing: Object.fromEntries(missing), scores };
 }
 
@@ -106,49 +102,4 @@ function bestFlashAttention(speeds: Speed[]): FlashAttention[] {
   if (!off || !on) return ["off"];
   const better = (of: (speed: Speed) => number[]): FlashAttention => (median(of(on)) > median(of(off)) ? "on" : "off");
   return [...new Set([better(({ prefill }) => prefill), ...workload.batches.map((batch) => better(({ decode }) => decode[batch] ?? [0]))])];
-}
-
-async function measureKl(
-  model: string,
-  threads: number,
-  timed: FlashAttention[],
-  quick: boolean,
-  say: (line: string) => void,
-): Promise<Score[]> {
-  const options = { path: model, threads, contextTokens: workload.contextTokens };
-  const sources: LogitSource[] = [];
-  try {
-    const yardstick = await EngineSource.load({ ...options, precision: "float32" });
-    sources.push(yardstick);
-    const fast = await EngineSource.load(options);
-    sources.push(fast);
-    for (const flashAttention of timed) {
-      const peer = await PeerLogits.start(model, threads, flashAttention);
-      sources.push(peer);
-      say(`${peer.name}: ${peer.systemInfo()}`);
-    }
-    const vocabulary = fast.engine.vocabulary();
-    const tokens = await tokensOfText(vocabulary, await readFile(textFile, "utf8"));
-    const difference = await checkYardstick(yardstick, options, tokens);
-    const windows = windowsOf(tokens, vocabulary, window.window, window.skip).slice(0, quick ? quickWindows : undefined);
-    say(`\n${describeMethod("persuasion.txt", tokens.length, windows, window)}`);
-    say(`KL from float32, which differs from the plain C++ reference by at most ${difference.toExponential(1)} in any logit`);
-    const scores = await score(sources, windows, window.skip);
-    say(describeScores(scores));
-    describeBars(scores, say);
-    return scores;
-  } finally {
-    for (const source of sources) await source.close();
-  }
-}
-
-function describeBars([yardstick, ours, ...peers]: Score[], say: (line: string) => void): void {
-  if (!yardstick || !ours?.distance) return;
-  const percent = (score: Score): string => `${(100 * (ours.perplexity / score.perplexity - 1)).toFixed(2)}%`;
-  say(`our perplexity differs from float32's by ${percent(yardstick)}`);
-  for (const peer of peers)
-    if (peer.distance)
-      say(
-        `our KL is ${(ours.distance.klMean / peer.distance.klMean).toFixed(3)} times that of ${peer.name}, our perplexity differs by ${percent(peer)}`,
-      );
 }
