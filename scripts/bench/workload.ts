@@ -33,15 +33,19 @@ export interface Contender {
 /** Times the decoding of several sequences that run at once. */
 export class DecodeMeter {
   readonly #counts: number[];
-  readonly #startedMs = performance.now();
+  readonly #startedMs: number;
   #begun = 0;
   #total = 0;
   #totalAtBegin = 0;
   #begunMs = 0;
   #lastMs = 0;
 
-  constructor(sequences: number) {
+  constructor(
+    sequences: number,
+    private readonly now: () => number = () => performance.now(),
+  ) {
     this.#counts = new Array<number>(sequences).fill(0);
+    this.#startedMs = now();
   }
 
   /** Sequence `index` has `count` tokens by now. */
@@ -49,7 +53,7 @@ export class DecodeMeter {
     const before = this.#counts[index] as number;
     this.#counts[index] = count;
     this.#total += count - before;
-    this.#lastMs = performance.now();
+    this.#lastMs = this.now();
     if (before > 0 || count === 0 || ++this.#begun < this.#counts.length) return;
     this.#begunMs = this.#lastMs;
     this.#totalAtBegin = this.#total;
