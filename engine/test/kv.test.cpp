@@ -146,7 +146,7 @@ TEST("random histories of map, alias and unmap lose no page and mix up none") {
 }
 
 TEST("addresses that no machine has are refused with what to change") {
-  auto memory = reserve_kv_memory(4096, 1 << 20, int64_t{1} << 30, 1);
+  auto memory = reserve_kv_memory(64, 64, int64_t{1} << 40, 1);
   REQUIRE(!memory.ok());
   CHECK(memory.message().find("choose fewer slots or a shorter context") != std::string::npos, memory.message());
 }

@@ -17,7 +17,7 @@ class MmapKvMemory final : public KvMemory {
  public:
   MmapKvMemory(int slots, int pages_a_slot, int64_t page_bytes, int pages_max)
       : pages_a_slot_(pages_a_slot), page_bytes_(page_bytes), pages_max_(pages_max), range_bytes_(page_bytes * pages_a_slot * slots),
-        behind_(static_cast<size_t>(slots) * pages_a_slot, none) {}
+        places_(static_cast<size_t>(slots) * pages_a_slot) {}
 
   ~MmapKvMemory() override {
     if (range_ != MAP_FAILED) munmap(range_, range_bytes_);
@@ -31,6 +31,7 @@ class MmapKvMemory final : public KvMemory {
     if (range_ == MAP_FAILED)
       return Status::error(text("cannot reserve ", range_bytes_ >> 20, " MiB of addresses for KV memory (", std::strerror(errno),
                                 "); choose fewer slots or a shorter context"));
+    behind_.assign(places_, none);
     return Status();
   }
 
@@ -89,6 +90,7 @@ class MmapKvMemory final : public KvMemory {
   const int64_t page_bytes_;
   const int pages_max_;
   const int64_t range_bytes_;
+  const size_t places_;
   int file_ = -1;
   void* range_ = MAP_FAILED;
   std::vector<int> behind_;  // [slot][page] -> physical page, or none
