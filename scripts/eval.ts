@@ -15,7 +15,7 @@ import { score } from "./eval/score.js";
 import { tokensOfText, windowsOf } from "./eval/windows.js";
 import { SetupError } from "./setup/exec.js";
 import { resolveModel } from "./setup/model.js";
-import { silent } from "./setup/progress.js";
+import { Progress, silent } from "./setup/progress.js";
 
 const usage = `npm run eval -- [--model PATH] --tokens 1,2,3 --logits FILE
 npm run eval -- [--model PATH] --text FILE [--kl] [--window 512] [--skip 256] [--limit TOKENS]
@@ -124,7 +124,7 @@ async function scoreText(path: string, args: Arguments, file: string): Promise<v
         `float32 differs from the plain C++ reference by at most ${difference.toExponential(1)} in any logit of the text's beginning`,
       );
     }
-    console.log(describeScores(await score(sources, windows, args.skip)));
+    console.log(describeScores(await score(sources, windows, args.skip, new Progress().begin("scoring", ""))));
   } finally {
     for (const source of sources) await source.close();
   }

@@ -6,6 +6,7 @@ import { describeMethod, describeScores } from "../eval/describe.js";
 import { checkYardstick, EngineSource } from "../eval/engine.js";
 import { type LogitSource, type Score, score } from "../eval/score.js";
 import { tokensOfText, windowsOf } from "../eval/windows.js";
+import { Progress } from "../setup/progress.js";
 import type { FlashAttention } from "./llamaCpp.js";
 import { PeerLogits } from "./peerLogits.js";
 
@@ -36,7 +37,7 @@ export async function measureKl(
     const windows = windowsOf(tokens, vocabulary, window.window, window.skip).slice(0, windowsMax);
     say(`\n${describeMethod(basename(textFile), tokens.length, windows, window)}`);
     say(`KL from float32, which differs from the plain C++ reference by at most ${difference.toExponential(1)} in any logit`);
-    const scores = await score(sources, windows, window.skip);
+    const scores = await score(sources, windows, window.skip, new Progress().begin("scoring", ""));
     say(describeScores(scores));
     describeBars(scores, say);
     return scores;

@@ -1,4 +1,5 @@
 /** How well models predict a text, and how far each stands from the first of them: the yardstick. */
+import type { Part } from "../setup/progress.js";
 
 /** Anything that gives teacher-forced logits of a window: this engine in some configuration, or another. */
 export interface LogitSource {
@@ -32,11 +33,12 @@ export interface Distance {
 /**
  * Scores every source on every window; each window starts from an empty context. Position i is scored for i >= skip by what it says of
  * token i + 1 of the window, so the last one never is.
- * @param sources the first is the yardstick of the others.
+ * @param sources the first is the yardstick of the others. @param part is told how far it is.
  */
-export async function score(sources: LogitSource[], windows: Int32Array[], skip: number): Promise<Score[]> {
+export async function score(sources: LogitSource[], windows: Int32Array[], skip: number, part?: Part): Promise<Score[]> {
   const tallies = sources.map(() => new Tally());
-  for (const window of windows) {
+  for (const [done, window] of windows.entries()) {
+    part?.at(done / windows.length, `window ${done + 1} of ${windows.length}`);
     let yardstick: Yardstick | undefined;
     for (const [index, source] of sources.entries()) {
       const started = performance.now();
@@ -55,6 +57,7 @@ export async function score(sources: LogitSource[], windows: Int32Array[], skip:
       }
     }
   }
+  part?.end(`${windows.length} windows`);
   return sources.map(({ name }, index) => (tallies[index] as Tally).score(name, index > 0));
 }
 

@@ -16,7 +16,7 @@ export function windowsOf(tokens: Int32Array, vocabulary: Vocabulary, size: numb
   const count = Math.floor(tokens.length / size);
   if (count === 0)
     throw new SetupError(
-      `the text has ${tokens.length} tokens, less than one window of ${size}; give a longer one, or --window with --skip ${skip}`,
+      `the text has ${tokens.length} tokens, less than one window of ${size}; give a longer one, or a smaller --window (--skip is ${skip})`,
     );
   return Array.from({ length: count }, (_, index) => {
     const window = tokens.slice(index * size, (index + 1) * size);
