@@ -132,7 +132,14 @@ export class Engine {
       for (const event of readEvents(bytes)) {
         const listener = listeners.get(event.request);
         if (event.kind === "finished" && listeners.delete(event.request) && listeners.size === 0) native?.holdOpen(false);
-        listener?.(event);
+        try {
+          listener?.(event);
+        } catch (error) {
+          // Node only warns of what is thrown through an addon, and the step's other events would be lost with it: thrown anew, outside.
+          setImmediate(() => {
+            throw error;
+          });
+        }
       }
     };
     try {

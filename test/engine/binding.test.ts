@@ -1,0 +1,274 @@
+/** The binding on a tiny model: what it refuses, in which order events come, and how engines and processes end. */
+import { spawn } from "node:child_process";
+import { text } from "node:stream/consumers";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { Engine, EngineError, type GenerateRequest, type LoadOptions } from "../../engine/binding/index.js";
+import { ask, request } from "./support.js";
+import { temporaryFolder, tiny, tinyModel } from "./tinyModel.js";
+
+const folder = temporaryFolder();
+let path: string;
+beforeAll(() => {
+  path = folder.write("tiny.gguf", tinyModel());
+});
+afterAll(() => folder.remove());
+
+/** Longer than any test waits. */
+const forever = 200_000;
+const base: Partial<LoadOptions> = { threads: 2, slots: 2, contextTokens: tiny.context };
+
+describe("loading refuses", () => {
+  async function refusal(options: LoadOptions): Promise<string> {
+    const error = await Engine.load(options).then(
+      (engine) => engine.close().then(() => undefined),
+      (reason: unknown) => reason,
+    );
+    expect(error).toBeInstanceOf(EngineError);
+    return (error as EngineError).message;
+  }
+
+  test("a file that is not there", async () => {
+    expect(await refusal({ path: folder.path("none.gguf") })).toBe(
+      `${folder.path("none.gguf")} cannot be opened: No such file or directory`,
+    );
+  });
+
+  test("a folder", async () => {
+    expect(await refusal({ path: folder.path(".") })).toMatch(/ is not a file$/);
+  });
+
+  test("a file cut in half, with what to do", async () => {
+    const whole = tinyModel();
+    const half = folder.write("half.gguf", whole.subarray(0, whole.length / 2));
+    expect(await refusal({ path: half })).toMatch(
+      new RegExp(`^${half} has only ${whole.length / 2} bytes, but tensor .* ends at byte \\d+: the file is cut short; fetch it again$`),
+    );
+  });
+
+  test("a file cut within its header", async () => {
+    expect(await refusal({ path: folder.write("stub.gguf", tinyModel().subarray(0, 300)) })).toMatch(/inside its header.*cut short/);
+  });
+
+  test("a file of another kind", async () => {
+    const zip = folder.write("model.zip", Buffer.concat([Buffer.from("PK"), Buffer.alloc(100)]));
+    expect(await refusal({ path: zip })).toBe(`${zip} does not begin with GGUF: it is another kind of file`);
+  });
+
+  test("an architecture that we do not have, by name", async () => {
+    const other = folder.write("other.gguf", tinyModel("falcon-h1"));
+    expect(await refusal({ path: other })).toBe(
+      `${other} is a model of the architecture "falcon-h1", which this engine does not have; it has: llama`,
+    );
+  });
+
+  test.each<[Partial<LoadOptions>, RegExp]>([
+    [{ path: "" }, /^path is empty/],
+    [{ threads: 0 }, /^threads is 0, not from 1 to 1024/],
+    [{ threads: 1.5 }, /^threads is 1.5, not an integer/],
+    [{ contextTokens: 8 }, /^contextTokens is 8, not from 16/],
+    [{ contextTokens: 2 * tiny.context }, /^a context of 524288 tokens is more than the 262144 this model was trained for/],
+    [{ kvMemoryBytes: 1000 }, /^KV memory of 1000 bytes holds no page of \d+ bytes; raise --kv-memory/],
+    [{ slots: Number.NaN }, /^slots is NaN, not an integer/],
+  ])("options that fit nothing: %o", async (options, sentence) => {
+    expect(await refusal({ path, ...options })).toMatch(sentence);
+  });
+});
+
+describe("a loaded engine", () => {
+  let engine: Engine;
+  beforeEach(async () => {
+    engine = await Engine.load({ path, ...base });
+  });
+  afterEach(() => engine.close());
+
+  test("says what it is", () => {
+    expect(engine.info).toMatchObject({
+      name: "tiny",
+      architecture: "llama",
+      contextTokens: tiny.context,
+      vocabularySize: 256,
+      stopTokens: [],
+    });
+    expect(engine.info.log.join("\n")).toMatch(/threads \(asked for\)[\s\S]*KV memory/);
+    const vocabulary = engine.vocabulary();
+    expect(vocabulary.kind).toBe("gpt2");
+    expect(vocabulary.tokens).toHaveLength(256);
+    expect(vocabulary.tokens[0x41]).toBe("A");
+    expect(vocabulary.types).toEqual(new Int32Array(256).fill(1));
+    expect([vocabulary.bosToken, vocabulary.eosToken, vocabulary.unknownToken]).toEqual([-1, -1, -1]);
+  });
+
+  test.each<[Partial<GenerateRequest>, RegExp]>([
+    [{ prompt: new Int32Array(0) }, /^the prompt is empty/],
+    [{ prompt: [1, 2] as unknown as Int32Array }, /not an Int32Array/],
+    [{ prompt: Int32Array.of(1, 256) }, /^token 256 is not in the vocabulary of 256/],
+    [{ prompt: Int32Array.of(-1) }, /^token -1 is not in the vocabulary/],
+    [{ maxTokens: 0 }, /^maxTokens is 0, not from 1/],
+    [{ maxTokens: tiny.context }, /^the prompt's 3 tokens plus maxTokens 262144 are 262147, over the context of 262144/],
+    [{ temperature: -1 }, /^temperature is -1, not from 0 to 10/],
+    [{ temperature: Number.NaN }, /^temperature is NaN/],
+    [{ topK: 1.5 }, /^topK is 1.5, not an integer/],
+    [{ topP: 1.1 }, /^topP is 1.1, not from 0 to 1/],
+    [{ minP: -0.1 }, /^minP is -0.1/],
+    [{ repetitionPenalty: 0 }, /^repetitionPenalty is 0, not from 0.1 to 10/],
+    [{ presencePenalty: 11 }, /^presencePenalty is 11/],
+    [{ frequencyPenalty: -11 }, /^frequencyPenalty is -11/],
+    [{ seed: 2 ** 53 }, /^seed is 9007199254740992, not from 0/],
+    [{ stop: ["x", ""] }, /^a stop string is empty/],
+  ])("refuses a request of %o, and takes the next one", async (wrong, sentence) => {
+    const submit = (): unknown => engine.submit(request([1, 2, 3], 2, wrong), () => {});
+    expect(submit).toThrow(EngineError);
+    expect(submit).toThrow(sentence);
+    expect(await ask(engine, request([1, 2, 3], 2)).finished).toMatchObject({ reason: "length", seq: 2 });
+  });
+
+  test("tells a start, tokens with growing seq, and one end, none of it inside submit", async () => {
+    const answer = ask(engine, request([10, 20, 30], 50));
+    expect(answer.events).toEqual([]);
+    const end = await answer.finished;
+    expect(end).toMatchObject({ reason: "length", seq: 50, promptTokens: 3 });
+    expect(answer.events[0]?.kind).toBe("started");
+    let seq = 0;
+    for (const event of answer.events.slice(1, -1)) {
+      if (event.kind !== "tokens") throw new Error(`${event.kind} stands among the tokens`);
+      seq += event.ids.length;
+      expect(event.seq).toBe(seq);
+      expect(event.request).toBe(answer.id);
+    }
+    expect(seq).toBe(50);
+    expect(answer.events.filter(({ kind }) => kind === "finished")).toHaveLength(1);
+    const bytes = Uint8Array.from(answer.ids());
+    expect(answer.text()).toBe(new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes));
+  });
+
+  test("tells who waits his place, and lets him run when there is room", async () => {
+    const running = [ask(engine, request([1], forever)), ask(engine, request([2], forever))];
+    await Promise.all(running.map((answer) => answer.first("tokens")));
+    const waiting = ask(engine, request([3], 4));
+    expect(await waiting.first("queued")).toMatchObject({ place: 1 });
+    expect(engine.stats()).toMatchObject({ running: 2, waiting: 1, slots: 2 });
+    engine.cancel(running[0]?.id ?? 0);
+    expect(await waiting.finished).toMatchObject({ reason: "length", seq: 4 });
+    expect(running[1]?.events.at(-1)?.kind).toBe("tokens");
+  });
+
+  test("cancels an answer, after which it says nothing more", async () => {
+    const answer = ask(engine, request([1, 2], forever));
+    await answer.first("tokens");
+    engine.cancel(answer.id);
+    expect(await answer.finished).toMatchObject({ reason: "cancelled" });
+    const told = answer.events.length;
+    engine.cancel(answer.id);
+    engine.cancel(12_345);
+    // Another answer's whole life passes before we look again.
+    await ask(engine, request([3], 20)).finished;
+    expect(answer.events).toHaveLength(told);
+    expect(engine.stats().running).toBe(0);
+  });
+
+  test("gives the same text for the same seed, and another for another", async () => {
+    const sampled = async (seed: number): Promise<string> => {
+      const answer = ask(engine, request([5, 6, 7], 40, { temperature: 1, seed }));
+      await answer.finished;
+      return answer.text();
+    };
+    const first = await sampled(7);
+    expect(await sampled(7)).toBe(first);
+    expect(await sampled(8)).not.toBe(first);
+    expect(await sampled(Number.MAX_SAFE_INTEGER)).toBe(await sampled(Number.MAX_SAFE_INTEGER));
+  });
+
+  test("ends each request when it is closed under way, before the promise settles, and closes twice", async () => {
+    const answers = [1, 2, 3, 4].map((token) => ask(engine, request([token], forever)));
+    const evaluation = engine.evaluate(Int32Array.from({ length: 2000 }, (_, index) => index % 256)).then(
+      () => "done",
+      (error: unknown) => error,
+    );
+    await answers[0]?.first("tokens");
+    const closed = engine.close();
+    expect(engine.close()).toBe(closed);
+    await closed;
+    for (const answer of answers) expect(answer.events.at(-1)).toMatchObject({ kind: "finished", reason: "closed" });
+    const evaluated = await evaluation;
+    if (evaluated !== "done") expect((evaluated as Error).message).toBe("the engine is closed");
+    expect(() => engine.submit(request([1], 1), () => {})).toThrow(/^the engine is closed$/);
+    await expect(engine.evaluate(Int32Array.of(1))).rejects.toThrow(/^the engine is closed$/);
+    engine.cancel(1);
+    expect(engine.stats()).toMatchObject({ running: 0, waiting: 0 });
+    expect(engine.info.name).toBe("tiny");
+  });
+
+  test("evaluates while it answers, to the same bits in any chunks", async () => {
+    const answer = ask(engine, request([9], forever));
+    const tokens = Int32Array.from({ length: 100 }, (_, index) => (index * 37) % 256);
+    const whole = await engine.evaluate(tokens, 256);
+    expect(whole).toHaveLength(100 * 256);
+    for (const chunk of [1, 7, 33]) expect(Buffer.from((await engine.evaluate(tokens, chunk)).buffer)).toEqual(Buffer.from(whole.buffer));
+    await expect(engine.evaluate(tokens, 0)).rejects.toThrow(/^chunkTokens is 0/);
+    await expect(engine.evaluate(Int32Array.of(256))).rejects.toThrow(/^token 256/);
+    engine.cancel(answer.id);
+    await answer.finished;
+  });
+});
+
+test("two engines side by side do not hear each other", async () => {
+  const [a, b] = await Promise.all([Engine.load({ path, ...base }), Engine.load({ path, ...base })]);
+  const answers = [ask(a, request([1, 2], 30)), ask(b, request([1, 2], 30))];
+  expect(answers[0]?.id).toBe(answers[1]?.id);
+  await a.close();
+  expect(await answers[1]?.finished).toMatchObject({ reason: "length" });
+  await b.close();
+  for (const answer of answers) expect(answer.events.filter(({ kind }) => kind === "finished")).toHaveLength(1);
+});
+
+describe("a process", () => {
+  /** Runs a script that has an engine and submits an answer of so many tokens; resolves with how it ended and what it printed. */
+  async function run(
+    maxTokens: number,
+    script: string,
+  ): Promise<{ status: number | null; signal: string | null; out: string; err: string }> {
+    const binding = new URL("../../engine/binding/index.ts", import.meta.url).href;
+    const support = new URL("./support.ts", import.meta.url).href;
+    const code = `
+      import { Engine } from ${JSON.stringify(binding)};
+      import { ask, request } from ${JSON.stringify(support)};
+      const engine = await Engine.load({ path: ${JSON.stringify(path)}, threads: 1, slots: 1, contextTokens: ${tiny.context} });
+      const answer = ask(engine, request([1, 2, 3], ${maxTokens}));
+      ${script}`;
+    const file = folder.write(`script-${maxTokens}-${script.length}.mts`, code);
+    const child = spawn(process.execPath, ["--import", "tsx", file], { cwd: new URL("../..", import.meta.url).pathname, stdio: "pipe" });
+    const [out, err, ended] = await Promise.all([
+      text(child.stdout),
+      text(child.stderr),
+      new Promise<{ status: number | null; signal: string | null }>((resolve) =>
+        child.on("close", (status, signal) => resolve({ status, signal })),
+      ),
+    ]);
+    return { ...ended, out, err };
+  }
+
+  test("that exits with an answer under way exits cleanly", async () => {
+    const ended = await run(forever, `await answer.first("tokens"); process.exit(3);`);
+    expect(ended).toMatchObject({ status: 3, signal: null, err: "" });
+  });
+
+  test("stays until its answers have ended, and no longer", async () => {
+    const ended = await run(200, `void answer.finished.then(({ seq }) => console.log("finished", seq));`);
+    expect(ended).toMatchObject({ status: 0, signal: null, err: "", out: "finished 200\n" });
+  });
+
+  test("ends after its engine was closed under way", async () => {
+    const ended = await run(forever, `await answer.first("tokens"); await engine.close(); console.log((await answer.finished).reason);`);
+    expect(ended).toMatchObject({ status: 0, signal: null, err: "", out: "closed\n" });
+  });
+
+  test("that throws in a listener ends as any uncaught error does", async () => {
+    const ended = await run(
+      forever,
+      `engine.cancel(answer.id); engine.submit(request([1], 5), () => { throw new Error("from a listener"); });`,
+    );
+    expect(ended.signal).toBeNull();
+    expect(ended.status).toBe(1);
+    expect(ended.err).toContain("from a listener");
+  });
+});
