@@ -2,6 +2,9 @@
 // AddressSanitizer too, where a byte too far ends the test.
 #include "format/gguf.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cstring>
 
 #include "format/vocabulary.h"
@@ -125,6 +128,10 @@ TEST("a file damaged at random is read or refused, never more") {
 TEST("other kinds of files are named for what they are") {
   CHECK(contains(problem_of("/nonexistent/model.gguf"), "cannot be opened: No such file"));
   CHECK(contains(problem_of("/"), "is not a file"));
+  const TemporaryFile pipe("");
+  unlink(pipe.path().c_str());
+  REQUIRE(mkfifo(pipe.path().c_str(), 0600) == 0);
+  CHECK(contains(problem_of(pipe.path()), "is not a file"));  // and is not waited for
   check_refused("", "has only 0 bytes");
   check_refused(std::string(100, 'x'), "does not begin with GGUF");
   for (const uint32_t version : {0u, 1u, 2u, 4u, 0x03000000u}) {

@@ -120,6 +120,29 @@ TEST("the reference norms, quantizes, turns and stores as double precision says"
 TEST("AVX2 norms, quantizes, turns and stores as double precision says") { check_all(test::kernels_or_skip(KernelSet::avx2)); }
 TEST("AVX-512 norms, quantizes, turns and stores as double precision says") { check_all(test::kernels_or_skip(KernelSet::avx512)); }
 
+// A damaged model's activations. Whatever comes of them, no sum may leave its range: the wide kernels multiply totals by 128.
+TEST("what is no number is quantized to bytes and totals like any other") {
+  test::Random random;
+  for (const KernelSet set : {KernelSet::reference, KernelSet::avx2, KernelSet::avx512}) {
+    const Kernels* kernels = kernels_of(set, inspect_machine());
+    if (kernels == nullptr) continue;
+    std::vector<float> x;
+    for (int i = 0; i < 32 * 200; i++) {
+      const float odd[] = {NAN, -NAN, INFINITY, -INFINITY, 3e38f, 1e30f};
+      x.push_back(random.chance(0.1) ? odd[random.between(0, 5)] : random.normal());
+    }
+    const Quantized out = quantize(*kernels, x);
+    for (size_t block = 0; block < out.totals.size(); block++) {
+      int total = 0;
+      for (size_t i = 32 * block; i < 32 * (block + 1); i++) {
+        total += out.quants[i];
+        CHECK(out.quants[i] >= -127 && (!std::isnan(x[i]) || out.quants[i] == 0), x[i], " became ", int{out.quants[i]});
+      }
+      CHECK_EQUAL(out.totals[block], total);
+    }
+  }
+}
+
 TEST("AVX2 quantizes to the reference's own bits") {
   test::Random random;
   const std::vector<float> x = awkward_blocks(random);

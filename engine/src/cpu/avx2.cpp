@@ -30,12 +30,15 @@ void quantize(const float* x, int n, QuantizedRow out) {
     __m256 largest = _mm256_setzero_ps();
     for (int i = 0; i < 4; i++) {
       v[i] = _mm256_loadu_ps(x + block * block_values + 8 * i);
-      largest = _mm256_max_ps(largest, _mm256_and_ps(v[i], magnitude));
+      largest = _mm256_max_ps(_mm256_and_ps(v[i], magnitude), largest);  // in this order it passes over what is no number
     }
     const float found = max_of_8(largest), top = found < quantized_magnitude_min ? 0 : found;
     const __m256 inverse = _mm256_set1_ps(top > 0 ? 127 / top : 0);
     __m256i q[4];
-    for (int i = 0; i < 4; i++) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+    for (int i = 0; i < 4; i++) {
+      const __m256 scaled = _mm256_mul_ps(v[i], inverse);
+      q[i] = _mm256_cvtps_epi32(_mm256_and_ps(scaled, _mm256_cmp_ps(scaled, scaled, _CMP_ORD_Q)));
+    }
     const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
     const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.quants + block * block_values), _mm256_permutevar8x32_epi32(bytes, order));

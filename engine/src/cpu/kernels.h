@@ -63,7 +63,7 @@ struct Kernels {
 
   // y = x / rms(x) * weight over n values; n a multiple of 16.
   void (*norm)(const float* x, const float* weight, float epsilon, int n, float* y);
-  // Rounds each block of 32 to 8 bits, symmetric, the largest magnitude at 127.
+  // Rounds each block of 32 to 8 bits, symmetric, the largest magnitude at 127; what is no number counts as 0.
   void (*quantize)(const float* x, int n, QuantizedRow out);
 
   void (*matmul)(const MatmulTask& task);      // y = weight . x

@@ -26,7 +26,8 @@ void quantize(const float* x, int n, QuantizedRow out) {
     const float inverse = largest > 0 ? 127 / largest : 0;
     int32_t total = 0;
     for (int i = 0; i < block_values; i++) {
-      const int quant = static_cast<int>(std::nearbyint(values[i] * inverse));
+      const float scaled = values[i] * inverse;
+      const int quant = std::isnan(scaled) ? 0 : static_cast<int>(std::nearbyint(scaled));
       out.quants[block * block_values + i] = static_cast<int8_t>(quant);
       total += quant;
     }

@@ -96,7 +96,8 @@ Result<Vocabulary> read_vocabulary(const GgufFile& file) {
   vocabulary.chat_template = file.string("tokenizer.chat_template").value_or("");
   const size_t count = vocabulary.tokens.size();
   if (count == 0 || count > (1u << 24)) return Status::error(text(file.path(), " has a vocabulary of ", count, " tokens"));
-  for (const double type : file.numbers("tokenizer.ggml.token_type")) vocabulary.types.push_back(static_cast<int32_t>(type));
+  for (const double type : file.numbers("tokenizer.ggml.token_type"))
+    vocabulary.types.push_back(type >= 1 && type <= 6 ? static_cast<int32_t>(type) : 0);
   if (vocabulary.types.empty()) vocabulary.types.assign(count, static_cast<int32_t>(TokenType::normal));
   for (const double score : file.numbers("tokenizer.ggml.scores")) vocabulary.scores.push_back(static_cast<float>(score));
   if (vocabulary.types.size() != count || (!vocabulary.scores.empty() && vocabulary.scores.size() != count))
