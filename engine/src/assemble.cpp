@@ -66,7 +66,7 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   parts->options = options;
   const Machine machine = inspect_machine();
 
-  auto file = GgufFile::open(options.path);
+  auto file = open_model(options.path);
   if (!file.ok()) return file.status();
   parts->file = file.take();
   auto vocabulary = read_vocabulary(*parts->file);

@@ -18,9 +18,9 @@ namespace {
 
 // Everything that loading reads of a file; an empty string where all is well.
 std::string problem_of(const std::string& path) {
-  auto file = GgufFile::open(path);
+  auto file = open_model(path);
   if (!file.ok()) return file.message();
-  const std::unique_ptr<GgufFile> held = file.take();
+  const std::unique_ptr<ModelFile> held = file.take();
   if (auto vocabulary = read_vocabulary(*held); !vocabulary.ok()) return vocabulary.message();
   auto model = read_model(*held);
   if (!model.ok()) return model.message();
@@ -63,9 +63,9 @@ TEST("metadata of every kind is found by key, and only as what it is") {
   writer.texts("texts", {"", "b"});
   writer.integers("integers", {-1, 2});
   const TemporaryFile path(writer.bytes());
-  auto opened = GgufFile::open(path.path());
+  auto opened = open_model(path.path());
   REQUIRE(opened.ok(), opened.message());
-  const std::unique_ptr<GgufFile> file = opened.take();
+  const std::unique_ptr<ModelFile> file = opened.take();
   CHECK_EQUAL(file->integer("an.integer").value_or(0), int64_t{4000000000});
   CHECK_EQUAL(file->number("an.integer").value_or(0), 4e9);
   CHECK_EQUAL(file->number("a.number").value_or(0), 1.5);

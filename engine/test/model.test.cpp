@@ -14,9 +14,9 @@ namespace {
 
 Status status_of(const std::string& bytes) {
   const TemporaryFile path(bytes);
-  auto file = GgufFile::open(path.path());
+  auto file = open_model(path.path());
   if (!file.ok()) return file.status();
-  const std::unique_ptr<GgufFile> held = file.take();
+  const std::unique_ptr<ModelFile> held = file.take();
   return read_model(*held).status();
 }
 
@@ -37,7 +37,7 @@ std::string bent(const test::TinyShape& keys, const test::TinyShape& tensors, vo
 
 Result<Vocabulary> vocabulary_of(const GgufWriter& writer) {
   const TemporaryFile path(writer.bytes());
-  auto file = GgufFile::open(path.path());
+  auto file = open_model(path.path());
   REQUIRE(file.ok(), file.message());
   return read_vocabulary(*file.take());
 }
@@ -48,9 +48,9 @@ TEST("a Llama's operators come in order, tied or with an output of its own") {
   for (const bool tied : {false, true}) {
     test::Random random;
     const TemporaryFile path(tiny_model({.tied = tied}, random));
-    auto file = GgufFile::open(path.path());
+    auto file = open_model(path.path());
     REQUIRE(file.ok(), file.message());
-    const std::unique_ptr<GgufFile> held = file.take();
+    const std::unique_ptr<ModelFile> held = file.take();
     auto read = read_model(*held);
     REQUIRE(read.ok(), read.message());
     const Model& model = read.value();

@@ -13,7 +13,7 @@ constexpr int partition_tokens = 256;
 
 std::vector<float> read_vector(const FileTensor* tensor) {
   std::vector<float> values(tensor->columns());
-  dequantize(tensor->type, tensor->bytes, tensor->columns(), values.data());
+  read_row(*tensor, 0, values.data());
   return values;
 }
 
@@ -104,7 +104,7 @@ void CpuBackend::lay_out_attention(int token, int count) {
 void CpuBackend::run_operator(const CpuEmbed& op) {
   team_.parallel(tokens(), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
-      dequantize(op.weight->type, op.weight->row(tokens_[t].id), config_.hidden, &x_[t * config_.hidden]);
+      read_row(*op.weight, tokens_[t].id, &x_[t * config_.hidden]);
       for (int i = 0; i < config_.rope_dims / 2; i++) {
         const double angle = static_cast<double>(tokens_[t].position) * rope_frequencies_[i];
         turns_[t * config_.rope_dims + 2 * i] = static_cast<float>(std::cos(angle));

@@ -23,6 +23,7 @@ Packing packing_of(Type type, bool as_float32) {
     case Type::bf16:
       return Packing::bf16;
     case Type::f32:
+    case Type::derived:
       break;
   }
   return Packing::f32;
@@ -88,7 +89,7 @@ void put_row(const FileTensor& tensor, int64_t index, int row, Packing packing, 
       return;
     case Packing::f32:
       scratch.resize(columns);
-      dequantize(tensor.type, stored, columns, scratch.data());
+      read_row(tensor, index, scratch.data());
       put_column_major(scratch.data(), columns, row, band);
       return;
   }

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "../format/gguf.h"
+#include "../format/model_file.h"
 
 namespace millrace {
 

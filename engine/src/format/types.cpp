@@ -14,6 +14,8 @@ bool is_known(uint32_t type) {
     case Type::q4_1:
     case Type::q8_0:
       return true;
+    case Type::derived:
+      break;
   }
   return false;
 }
@@ -42,6 +44,8 @@ int bytes_a_block(Type type) {
       return sizeof(BlockQ4_1);
     case Type::q8_0:
       return sizeof(BlockQ8_0);
+    case Type::derived:
+      break;
   }
   return 0;
 }
@@ -112,6 +116,8 @@ void dequantize(Type type, const void* stored, int64_t count, float* values) {
         for (int i = 0; i < block_values; i++) values[i] = scale * static_cast<float>(block.quants[i]);
       }
       return;
+    case Type::derived:
+      break;
   }
 }
 

@@ -6,7 +6,8 @@
 
 namespace millrace {
 
-enum class Type : uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q8_0 = 8, bf16 = 30 };
+// The numbers are GGUF's, except `derived`: rows that are computed from what another format stores.
+enum class Type : uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q8_0 = 8, bf16 = 30, derived = 0x10000 };
 
 constexpr int block_values = 32;  // values of one quantized block
 

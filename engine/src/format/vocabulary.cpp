@@ -69,7 +69,7 @@ bool is_byte_token(const std::string& token) {
 // Control tokens that end a turn in the templates people use; a file names only one or two of its own.
 constexpr std::array turn_ends = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "</s>", "<|end|>"};
 
-std::vector<int32_t> stops_of(const GgufFile& file, const Vocabulary& vocabulary) {
+std::vector<int32_t> stops_of(const ModelFile& file, const Vocabulary& vocabulary) {
   std::vector<int32_t> stops;
   for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"})
     if (const auto id = file.integer(key); id && *id >= 0 && *id < static_cast<int64_t>(vocabulary.tokens.size()))
@@ -85,7 +85,7 @@ std::vector<int32_t> stops_of(const GgufFile& file, const Vocabulary& vocabulary
 
 }  // namespace
 
-Result<Vocabulary> read_vocabulary(const GgufFile& file) {
+Result<Vocabulary> read_vocabulary(const ModelFile& file) {
   Vocabulary vocabulary;
   vocabulary.kind = file.string("tokenizer.ggml.model").value_or("");
   if (vocabulary.kind != "gpt2" && vocabulary.kind != "llama")

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "gguf.h"
+#include "model_file.h"
 #include "status.h"
 
 namespace millrace {
@@ -27,6 +27,6 @@ struct Vocabulary {
   std::vector<std::string> bytes;  // each token's bytes in an answer; none for control tokens
 };
 
-Result<Vocabulary> read_vocabulary(const GgufFile& file);
+Result<Vocabulary> read_vocabulary(const ModelFile& file);
 
 }  // namespace millrace

@@ -5,7 +5,7 @@
 
 namespace millrace {
 
-Result<Model> read_llama(const GgufFile& file) {
+Result<Model> read_llama(const ModelFile& file) {
   ModelReader read(file, "llama");
   Model model;
   model.architecture = "llama";
@@ -40,7 +40,7 @@ Result<Model> read_llama(const GgufFile& file) {
     const FileTensor* factors = read.tensor("rope_freqs.weight", 1, config.rope_dims / 2);
     if (!read.ok()) return read.finish();
     config.rope_factors.resize(config.rope_dims / 2);
-    dequantize(factors->type, factors->bytes, config.rope_dims / 2, config.rope_factors.data());
+    read_row(*factors, 0, config.rope_factors.data());
   }
 
   const FileTensor* embedding = read.tensor("token_embd.weight", config.vocabulary, hidden);

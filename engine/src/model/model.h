@@ -5,7 +5,7 @@
 #include <variant>
 #include <vector>
 
-#include "../format/gguf.h"
+#include "../format/model_file.h"
 #include "status.h"
 
 namespace millrace {
@@ -66,9 +66,9 @@ struct Model {
 };
 
 // Reads the operators out of a file whose architecture we have; refuses others by name.
-Result<Model> read_model(const GgufFile& file);
+Result<Model> read_model(const ModelFile& file);
 
 // One architecture each.
-Result<Model> read_llama(const GgufFile& file);
+Result<Model> read_llama(const ModelFile& file);
 
 }  // namespace millrace

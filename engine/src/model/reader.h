@@ -6,14 +6,14 @@
 #include <unordered_set>
 
 #include "../base/text.h"
-#include "../format/gguf.h"
+#include "../format/model_file.h"
 #include "status.h"
 
 namespace millrace {
 
 class ModelReader {
  public:
-  ModelReader(const GgufFile& file, std::string prefix) : file_(file), prefix_(std::move(prefix)) {}
+  ModelReader(const ModelFile& file, std::string prefix) : file_(file), prefix_(std::move(prefix)) {}
 
   // The integer `prefix.key`, from 1 to max.
   int count(const std::string& key, int64_t max) { return checked(key, file_.integer(prefix_ + "." + key), max); }
@@ -57,7 +57,7 @@ class ModelReader {
     return static_cast<int>(*value);
   }
 
-  const GgufFile& file_;
+  const ModelFile& file_;
   const std::string prefix_;
   std::unordered_set<std::string> used_;
   std::string error_;
