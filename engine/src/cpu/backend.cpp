@@ -39,19 +39,20 @@ CpuBackend::CpuBackend(const Model& model, const KvSlots& slots, Team& team, con
   }
 }
 
-CpuBackend::CpuOperator CpuBackend::pack_operator(const Operator& op) const {
+CpuBackend::CpuOperator CpuBackend::pack_operator(const Operator& op) {
   const bool as_float32 = precision_ == Precision::float32;
   struct Packer {
     bool as_float32;
+    PackLog* log;
     CpuOperator operator()(const Embed& o) const { return CpuEmbed{o.weight}; }
-    CpuOperator operator()(const Qkv& o) const { return CpuQkv{o.layer, read_vector(o.norm), pack({o.q, o.k, o.v}, false, as_float32)}; }
+    CpuOperator operator()(const Qkv& o) const { return CpuQkv{o.layer, read_vector(o.norm), pack({o.q, o.k, o.v}, false, as_float32, log)}; }
     CpuOperator operator()(const Attend& o) const { return CpuAttend{o.layer}; }
-    CpuOperator operator()(const Project& o) const { return CpuProject{pack({o.weight}, false, as_float32)}; }
-    CpuOperator operator()(const GateUp& o) const { return CpuGateUp{read_vector(o.norm), pack({o.gate, o.up}, true, as_float32)}; }
-    CpuOperator operator()(const Down& o) const { return CpuDown{pack({o.weight}, false, as_float32)}; }
-    CpuOperator operator()(const Logits& o) const { return CpuLogits{read_vector(o.norm), pack({o.weight}, false, as_float32)}; }
+    CpuOperator operator()(const Project& o) const { return CpuProject{pack({o.weight}, false, as_float32, log)}; }
+    CpuOperator operator()(const GateUp& o) const { return CpuGateUp{read_vector(o.norm), pack({o.gate, o.up}, true, as_float32, log)}; }
+    CpuOperator operator()(const Down& o) const { return CpuDown{pack({o.weight}, false, as_float32, log)}; }
+    CpuOperator operator()(const Logits& o) const { return CpuLogits{read_vector(o.norm), pack({o.weight}, false, as_float32, log)}; }
   };
-  return std::visit(Packer{as_float32}, op);
+  return std::visit(Packer{as_float32, &pack_log_}, op);
 }
 
 std::vector<int32_t> CpuBackend::run(const Plan& plan) {

@@ -19,6 +19,8 @@ class CpuBackend final : public Backend {
   CpuBackend(const Model& model, const KvSlots& slots, Team& team, const Kernels& kernels, Precision precision, int tokens_max);
 
   std::vector<int32_t> run(const Plan& plan) override;
+  // What became of the weights' types, for whoever loads the model.
+  std::vector<std::string> log() const { return pack_log_.lines(); }
 
  private:
   // The operators of model.h, their weights packed.
@@ -71,7 +73,7 @@ class CpuBackend final : public Backend {
     Activations view(int columns) const;
   };
 
-  CpuOperator pack_operator(const Operator& op) const;
+  CpuOperator pack_operator(const Operator& op);
   void lay_out(const Plan& plan);
   void lay_out_attention(int token, int count);
 
@@ -97,6 +99,7 @@ class CpuBackend final : public Backend {
   Team& team_;
   const Kernels& kernels_;
   const Precision precision_;
+  PackLog pack_log_;
   std::vector<CpuOperator> operators_;
   std::vector<float> rope_frequencies_;  // [rope_dims / 2]
 
