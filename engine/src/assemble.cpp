@@ -24,6 +24,14 @@ uint64_t kv_memory_default(uint64_t wanted, uint64_t free_bytes, uint64_t weight
   return std::min(wanted, left / 2);
 }
 
+// What a person calls the model: a file's name without its ending, a folder's as it is.
+std::string name_of(const std::string& path) {
+  const std::filesystem::path whole = std::filesystem::path(path).lexically_normal();
+  if (!whole.has_filename()) return whole.parent_path().filename().string();
+  std::error_code ignored;
+  return (std::filesystem::is_directory(whole, ignored) ? whole.filename() : whole.stem()).string();
+}
+
 Status choose_context(Assembly& parts) {
   const int trained = parts.model.config.context;
   if (parts.options.context_tokens == 0) parts.options.context_tokens = std::min(trained, context_default_max);
@@ -83,7 +91,7 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   parts->team = std::make_unique<Team>(parts->options.threads);
 
   ModelInfo& info = parts->info;
-  info = {std::filesystem::path(options.path).stem().string(), parts->model.architecture, parts->model.parameters, parts->options.context_tokens,
+  info = {name_of(options.path), parts->model.architecture, parts->model.parameters, parts->options.context_tokens,
           parts->model.config.vocabulary, parts->vocabulary.stops, {}};
   info.log.push_back(text("model: ", info.name, " (\"", parts->model.name, "\"), ", info.architecture, ", ", info.parameters / 1000000, " M parameters, ", mebibytes(parts->file->size_bytes())));
   info.log.push_back(text("kernels: ", kernels->name, ", ", options.precision == Precision::float32 ? "float32" : "as stored", ", ",

@@ -189,7 +189,7 @@ PackedMatrix pack(const std::vector<const FileTensor*>& tensors, bool interleave
     if (fill(matrix, tensors, interleaved, errors)) break;
   }
   if (log != nullptr)
-    for (size_t t = 0; t < tensors.size(); t++) log->note(tensors[t]->type, matrix.packing, tensors[t]->rows() * tensors[t]->columns(), errors[t]);
+    for (size_t t = 0; t < tensors.size(); t++) log->note(*tensors[t], matrix.packing, errors[t]);
   return matrix;
 }
 

@@ -52,7 +52,7 @@ constexpr float pack_error_max = 0x1p-10f;
 // What became of the types that were packed, for whoever loads a model.
 class PackLog {
  public:
-  void note(Type type, Packing packing, int64_t values, float error);
+  void note(const FileTensor& tensor, Packing packing, float error);
   // A line for each type that did not stay what it was.
   std::vector<std::string> lines() const;
 
@@ -60,8 +60,9 @@ class PackLog {
   struct Entry {
     int64_t values = 0;
     float error = 0;
+    bool as_stored = false;
   };
-  std::map<std::pair<Type, Packing>, Entry> entries_;
+  std::map<std::pair<std::string, Packing>, Entry> entries_;  // by what it is stored as, for a person
 };
 
 // Packs matrices of one width, their rows one after another. `interleaved` takes turns band by band instead (gate, up, gate, up),

@@ -40,21 +40,22 @@ bool stays_itself(Type type, Packing packing) {
 
 }  // namespace
 
-void PackLog::note(Type type, Packing packing, int64_t values, float error) {
-  Entry& entry = entries_[{type, packing}];
-  entry.values += values;
+void PackLog::note(const FileTensor& tensor, Packing packing, float error) {
+  const bool derived = tensor.type == Type::derived;
+  Entry& entry = entries_[{derived ? tensor.kind : millrace::name_of(static_cast<uint32_t>(tensor.type)), packing}];
+  entry.values += tensor.rows() * tensor.columns();
   entry.error = std::max(entry.error, error);
+  entry.as_stored = !derived && stays_itself(tensor.type, packing);
 }
 
 std::vector<std::string> PackLog::lines() const {
   std::vector<std::string> lines;
   for (const auto& [key, entry] : entries_) {
-    const auto [type, packing] = key;
-    if (stays_itself(type, packing)) continue;
+    const auto& [stored, packing] = key;
+    if (entry.as_stored) continue;
     const bool fast = packing == Packing::q4 || packing == Packing::q8;
     const std::string loss = entry.error > 0 ? text("rounded by at most ", entry.error, " of a row's largest") : "exactly";
-    const std::string what = type == Type::derived ? "another format's" : millrace::name_of(static_cast<uint32_t>(type));
-    lines.push_back(text("weights: ", (entry.values + 500000) / 1000000, " M of ", what, " as ", name_of(packing), ", ", loss,
+    lines.push_back(text("weights: ", (entry.values + 500000) / 1000000, " M of ", stored, " as ", name_of(packing), ", ", loss,
                          fast ? "" : ": there are no kernels for it as it is stored, so this is correct but slow"));
   }
   return lines;

@@ -1,6 +1,9 @@
 #include "model_file.h"
 
+#include <filesystem>
+
 #include "gguf.h"
+#include "hf/directory.h"
 
 namespace millrace {
 
@@ -74,6 +77,9 @@ uint8_t* ModelFile::allocate(size_t bytes) {
   return memory_.back().get();
 }
 
-Result<std::unique_ptr<ModelFile>> open_model(const std::string& path) { return read_gguf(path); }
+Result<std::unique_ptr<ModelFile>> open_model(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored) ? read_hf_directory(path) : read_gguf(path);
+}
 
 }  // namespace millrace

@@ -30,6 +30,7 @@ struct FileTensor {
   const uint8_t* bytes = nullptr;
   std::vector<const uint8_t*> places;                      // [rows], or none
   std::function<void(int64_t row, float* values)> derive;  // only with type `derived`
+  std::string kind;                                        // likewise: what it is stored as, for a person
 
   int64_t columns() const { return shape[0]; }
   int64_t rows() const { return shape[1] * shape[2] * shape[3]; }
