@@ -94,7 +94,11 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
 
   ScheduleLimits& limits = parts->schedule_limits;
   const int tokens_max = std::max(limits.step_tokens_max, parts->options.slots + limits.mixed_tokens_max);
-  parts->backend = std::make_unique<CpuBackend>(parts->model, *parts->slots, *parts->team, *kernels, options.precision, tokens_max);
+  auto backend = std::make_unique<CpuBackend>(parts->model, *parts->slots, *parts->team, *kernels, options.precision, tokens_max);
+  // Who asked for float32 knows what becomes of the types.
+  if (options.precision == Precision::stored)
+    for (std::string& line : backend->log()) info.log.push_back(std::move(line));
+  parts->backend = std::move(backend);
   info.log.push_back(text("loaded in ", (now_us() - begun) / 1000, " ms"));
   return parts;
 }

@@ -10,7 +10,7 @@ namespace millrace {
 
 CpuBackend::CpuBackend(const Model& model, const KvSlots& slots, Team& team, const Kernels& kernels, Precision precision, int tokens_max)
     : config_(model.config), slots_(slots), team_(team), kernels_(kernels), scratch_(team.size()) {
-  for (const Operator& op : model.operators) operators_.push_back(pack_operator(op, config_, precision == Precision::float32));
+  for (const Operator& op : model.operators) operators_.push_back(pack_operator(op, config_, precision == Precision::float32, pack_log_));
   for (const Rope& rope : model.ropes) turns_.push_back({rope, std::vector<float>(int64_t{tokens_max} * rope.dims())});
   reserve(tokens_max);
 }

@@ -20,6 +20,8 @@ class CpuBackend final : public Backend {
   CpuBackend(const Model& model, const KvSlots& slots, Team& team, const Kernels& kernels, Precision precision, int tokens_max);
 
   std::vector<int32_t> run(const Plan& plan) override;
+  // What became of the weights' types, for whoever loads the model.
+  std::vector<std::string> log() const { return pack_log_.lines(); }
 
  private:
   // One token of the step.
@@ -103,6 +105,7 @@ class CpuBackend final : public Backend {
   const KvSlots& slots_;
   Team& team_;
   const Kernels& kernels_;
+  PackLog pack_log_;
   std::vector<CpuOperator> operators_;
 
   // One step's state.

@@ -40,7 +40,11 @@ void CpuBackend::run_operator(const CpuDown& op) {
 void CpuBackend::run_operator(const CpuExperts& op) {
   const PackedGate& gate = op.experts[0].gate;
   const int hidden = config_.hidden, entries = tokens() * op.used;
-  const bool quantized = gate.linear.weight.quantized();
+  // Experts may be packed differently, where one's values fit a packing and another's do not.
+  const auto any = [&](auto matrix_of) { return std::ranges::any_of(op.experts, [&](const auto& e) { return matrix_of(e)->quantized(); }); };
+  const auto gate_of = [](const CpuExperts::Expert& e) { return &e.gate.linear.weight; };
+  const auto down_of = [](const CpuExperts::Expert& e) { return &e.down.weight; };
+  const bool quantized = any(gate_of);
   const Activations x = normed_input(op.norm, tokens(), quantized || op.router.weight.quantized());
   multiply(kernels_.matmul, op.router.weight, x, tokens(), routing_.scores.data(), op.router.weight.rows, 1);
   route(op);
@@ -49,13 +53,12 @@ void CpuBackend::run_operator(const CpuExperts& op) {
       for (int i = 0; i < op.used; i++) routing_.input.copy_row(routing_.entries[t * op.used + i], input_, static_cast<int>(t), hidden, quantized);
   });
 
-  multiply_experts(op, gate.fused ? kernels_.matmul_gated : kernels_.matmul, [](const CpuExperts::Expert& e) { return &e.gate.linear.weight; },
-                   routing_.input, routing_.wide.data(), gate.width(), gate.fused ? 2 : 1);
-  activate(routing_.gated, entries, gate.ffn, op.experts[0].down.weight.quantized(), [&](int entry, float* out, int) {
+  multiply_experts(op, gate.fused ? kernels_.matmul_gated : kernels_.matmul, gate_of, routing_.input, routing_.wide.data(), gate.width(), gate.fused ? 2 : 1);
+  activate(routing_.gated, entries, gate.ffn, any(down_of), [&](int entry, float* out, int) {
     const auto after = std::upper_bound(routing_.first.begin(), routing_.first.end(), entry);
     finish_gate(op.experts[static_cast<size_t>(after - routing_.first.begin() - 1)].gate, &routing_.wide[int64_t{entry} * gate.width()], out);
   });
-  multiply_experts(op, kernels_.matmul, [](const CpuExperts::Expert& e) { return &e.down.weight; }, routing_.gated, routing_.added.data(), hidden, 1);
+  multiply_experts(op, kernels_.matmul, down_of, routing_.gated, routing_.added.data(), hidden, 1);
 
   team_.parallel(tokens(), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {

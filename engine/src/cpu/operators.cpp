@@ -15,6 +15,7 @@ PackedNorm pack_norm(const Norm& norm) { return {read_vector(norm.weight), read_
 struct Packer {
   const ModelConfig& config;
   bool as_float32;
+  PackLog& log;
 
   // Rows of several matrices one after another. Where only some have a bias, the others' is 0.
   PackedLinear linear(const std::vector<Linear>& parts) const {
@@ -29,7 +30,7 @@ struct Packer {
       biases.insert(biases.end(), bias.begin(), bias.end());
     }
     if (!biased) biases.clear();
-    return {pack(weights, false, as_float32), std::move(biases)};
+    return {pack(weights, false, as_float32, &log), std::move(biases)};
   }
 
   // Fused where the kernel knows the activation and there is no bias to add before it.
@@ -37,7 +38,7 @@ struct Packer {
     PackedGate packed{.activation = activation, .gated = gate.weight != nullptr, .ffn = static_cast<int>(up.weight->rows())};
     packed.fused = packed.gated && activation == Activation::silu && gate.bias == nullptr && up.bias == nullptr;
     if (packed.fused)
-      packed.linear.weight = pack({gate.weight, up.weight}, true, as_float32);
+      packed.linear.weight = pack({gate.weight, up.weight}, true, as_float32, &log);
     else
       packed.linear = packed.gated ? linear({gate, up}) : linear({up});
     return packed;
@@ -70,6 +71,6 @@ struct Packer {
 
 }  // namespace
 
-CpuOperator pack_operator(const Operator& op, const ModelConfig& config, bool as_float32) { return std::visit(Packer{config, as_float32}, op); }
+CpuOperator pack_operator(const Operator& op, const ModelConfig& config, bool as_float32, PackLog& log) { return std::visit(Packer{config, as_float32, log}, op); }
 
 }  // namespace millrace

@@ -81,6 +81,6 @@ struct CpuLogits {
 using CpuOperator = std::variant<CpuEmbed, CpuQkv, CpuAttend, CpuProject, CpuGateUp, CpuDown, CpuExperts, CpuLogits>;
 
 // Takes a second a gigabyte. What `op` points to must outlive the result where it is an embedding.
-CpuOperator pack_operator(const Operator& op, const ModelConfig& config, bool as_float32);
+CpuOperator pack_operator(const Operator& op, const ModelConfig& config, bool as_float32, PackLog& log);
 
 }  // namespace millrace

@@ -172,12 +172,12 @@ class GgufReader {
     }
     const uint32_t type = take<uint32_t>();
     if (error_.empty() && !is_known(type))
-      fail(text("has tensor ", tensor.name, " in type ", name_of(type), "; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are read"));
+      fail(text("has tensor ", tensor.name, " in type ", name_of(type), "; read are F32, F16, BF16, Q8_0, Q4_0 to Q5_1, Q2_K to Q6_K, IQ4_NL, IQ4_XS and MXFP4"));
     tensor.type = static_cast<Type>(type);
     offsets_.push_back(take<uint64_t>());
     if (!error_.empty()) return;
     if (tensor.shape[0] % values_a_block(tensor.type) != 0)
-      fail(text("has tensor ", tensor.name, " with rows of ", tensor.shape[0], " values, no multiple of its block of 32"));
+      fail(text("has tensor ", tensor.name, " with rows of ", tensor.shape[0], " values, no multiple of its block of ", values_a_block(tensor.type)));
     tensors_.push_back(std::move(tensor));
   }
 
