@@ -3,6 +3,7 @@
 #include "format/gguf.h"
 
 #include <cstring>
+#include <functional>
 
 #include "format/vocabulary.h"
 #include "model/model.h"
@@ -232,4 +233,43 @@ TEST("an alignment that is no power of two from 8 up is refused") {
   add_keys(writer, small_shape(), random);
   add_tensors(writer, small_shape(), random);
   CHECK_EQUAL(problem_of_bytes(writer.bytes()), std::string());
+}
+
+// A model in three files of one folder; `bend` may change what a part says of itself.
+std::string problem_of_parts(const test::TemporaryFolder& folder, const std::function<void(int, GgufWriter&)>& bend = {}) {
+  const std::string whole_names[] = {"blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight"};
+  for (int part = 0; part < 3; part++) {
+    GgufWriter file;
+    if (part == 0) file.text("general.architecture", "none");
+    file.integer("split.no", static_cast<uint32_t>(part));
+    file.integer("split.count", 3);
+    if (part == 0) file.integer("split.tensors.count", 3);
+    file.tensor(whole_names[part], 0, {4}, std::string(16, static_cast<char>('a' + part)));
+    if (bend) bend(part, file);
+    folder.write("m-0000" + std::to_string(part + 1) + "-of-00003.gguf", file.bytes());
+  }
+  auto opened = open_model(folder.path() + "/m-00002-of-00003.gguf");
+  if (!opened.ok()) return opened.message();
+  const std::unique_ptr<ModelFile> model = opened.take();
+  CHECK_EQUAL(model->tensors().size(), size_t{3});
+  CHECK_EQUAL(model->string("general.architecture").value_or(""), std::string("none"));
+  for (int part = 0; part < 3; part++) CHECK_EQUAL(*model->tensor(whole_names[part])->bytes, static_cast<uint8_t>('a' + part));
+  return "";
+}
+
+TEST("a split model is read whole, whichever part is named, and a part that is missing or wrong is named") {
+  const test::TemporaryFolder folder;
+  CHECK_EQUAL(problem_of_parts(folder), std::string());
+  const auto refused = [&](const std::function<void(int, GgufWriter&)>& bend, const std::string& part) {
+    const std::string problem = problem_of_parts(folder, bend);
+    CHECK(contains(problem, part), "wanted \"", part, "\", got \"", problem, "\"");
+  };
+  refused([](int part, GgufWriter& file) { if (part == 2) file.tensor("blk.0.attn_q.weight", 0, {4}, std::string(16, 'x')); }, "which another part has too");
+  refused([](int part, GgufWriter& file) { if (part == 1) file.tensor("more", 0, {4}, std::string(16, 'x')); }, "claims 3 tensors in all of the model's files, which have 4");
+  folder.remove("m-00003-of-00003.gguf");
+  CHECK(contains(problem_of(folder.path() + "/m-00001-of-00003.gguf"), "these are missing: " + folder.path() + "/m-00003-of-00003.gguf"));
+  folder.write("m-00003-of-00003.gguf", folder.read("m-00002-of-00003.gguf"));
+  CHECK(contains(problem_of(folder.path() + "/m-00001-of-00003.gguf"), "says that it is part 2 of 3, which is not what its name says"));
+  folder.write("alone.gguf", folder.read("m-00002-of-00003.gguf"));
+  CHECK(contains(problem_of(folder.path() + "/alone.gguf"), "is one of 3 files of a model"));
 }

@@ -1,6 +1,8 @@
 #include "gguf.h"
 
 #include <cstring>
+#include <filesystem>
+#include <regex>
 
 #include "../base/text.h"
 
@@ -9,6 +11,7 @@ namespace {
 
 constexpr uint32_t magic = 0x46554747;  // "GGUF"
 constexpr uint64_t tensors_max = 1 << 20, keys_max = 1 << 20, name_bytes_max = 1 << 16;
+constexpr int parts_max = 1000;
 constexpr int64_t dimension_max = int64_t{1} << 40;
 
 enum class Kind : uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
@@ -217,13 +220,60 @@ void name_rope_style(ModelFile& model) {
   model.set(rope_style_key, std::string(permuted ? "interleaved" : "halves"));
 }
 
+// The paths of all parts of a split model, by the name of one of them: NAME-00002-of-00003.gguf. Only itself, where it is named otherwise.
+std::vector<std::string> parts_of(const std::string& path) {
+  static const std::regex form("^(.*-)(\\d{5})(-of-)(\\d{5})(\\.gguf)$");
+  std::smatch found;
+  const int count = std::regex_match(path, found, form) ? std::stoi(found[4]) : 1;
+  if (count <= 1 || count > parts_max) return {path};
+  std::vector<std::string> paths;
+  for (int number = 1; number <= count; number++) {
+    std::string digits = std::to_string(number);
+    digits.insert(0, 5 - digits.size(), '0');
+    paths.push_back(found[1].str() + digits + found[3].str() + found[4].str() + found[5].str());
+  }
+  return paths;
+}
+
+Status check_all_are_there(const std::vector<std::string>& paths) {
+  std::string missing;
+  for (const std::string& path : paths)
+    if (!std::filesystem::exists(path)) missing += (missing.empty() ? "" : ", ") + path;
+  if (missing.empty() || paths.size() == 1) return Status();
+  return Status::error(text("of the model's ", paths.size(), " files these are missing: ", missing, "; put all of them into one folder"));
+}
+
+// What a part says of itself must be what its name says.
+Status check_part(const ModelFile& part, const std::string& path, int64_t number, int64_t count) {
+  const int64_t own_number = part.integer("split.no").value_or(0), own_count = part.integer("split.count").value_or(1);
+  if (own_count <= 1 && count == 1) return Status();
+  if (count == 1)
+    return Status::error(text(path, " is one of ", own_count, " files of a model, which are found by their names: give it its name back, NAME-",
+                              "00001-of-00002.gguf with its own numbers"));
+  if (own_number == number && own_count == count) return Status();
+  return Status::error(text(path, " says that it is part ", own_number + 1, " of ", own_count, ", which is not what its name says"));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<ModelFile>> read_gguf(const std::string& path) {
-  auto opened = MappedFile::open(path);
-  if (!opened.ok()) return opened.status();
+  const std::vector<std::string> paths = parts_of(path);
+  if (Status status = check_all_are_there(paths); !status.ok()) return status;
   auto model = std::make_unique<ModelFile>(path);
-  if (Status status = GgufReader(model->hold(opened.take()), *model).read(); !status.ok()) return status;
+  for (size_t i = 0; i < paths.size(); i++) {
+    auto opened = MappedFile::open(paths[i]);
+    if (!opened.ok()) return opened.status();
+    // The first part has the metadata of all.
+    ModelFile later(paths[i]);
+    ModelFile& part = i == 0 ? *model : later;
+    if (Status status = GgufReader(model->hold(opened.take()), part).read(); !status.ok()) return status;
+    if (Status status = check_part(part, paths[i], static_cast<int64_t>(i), static_cast<int64_t>(paths.size())); !status.ok()) return status;
+    for (const FileTensor& tensor : later.tensors())
+      if (!model->add(tensor)) return Status::error(paths[i] + " has the tensor " + tensor.name + ", which another part has too");
+  }
+  const int64_t tensors = static_cast<int64_t>(model->tensors().size());
+  if (const int64_t claimed = model->integer("split.tensors.count").value_or(tensors); claimed != tensors)
+    return Status::error(text(path, " claims ", claimed, " tensors in all of the model's files, which have ", tensors));
   name_rope_style(*model);
   return model;
 }
