@@ -84,6 +84,7 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   if (!model.ok()) return model.status();
   parts->model = model.take();
   if (Status status = choose_context(*parts); !status.ok()) return status;
+  choose_frequencies(parts->model, parts->options.context_tokens);
 
   const Kernels* kernels = kernels_of(options.kernels, machine);
   if (kernels == nullptr) return Status::error("this CPU or this build lacks the kernels that were asked for; ask for auto or reference");
