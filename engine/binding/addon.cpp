@@ -173,6 +173,7 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
     object.Set("scores", typed<Napi::Float32Array>(call.Env(), words.scores));
     object.Set("merges", strings(call.Env(), words.merges));
     object.Set("chatTemplate", words.chat_template);
+    if (!words.tokenizer_json.empty()) object.Set("tokenizerJson", words.tokenizer_json);
     object.Set("bosToken", words.bos);
     object.Set("eosToken", words.eos);
     object.Set("unknownToken", words.unknown);

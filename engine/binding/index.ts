@@ -11,7 +11,7 @@ export type { EngineEvent, FinishReason } from "./events.js";
 export type KernelSet = "auto" | "reference" | "avx2" | "avx512";
 
 export interface LoadOptions {
-  /** A GGUF v3 file. */
+  /** A GGUF v3 file, any part of a split one, or a folder as Hugging Face has them. */
   path: string;
   /** Threads that compute, the engine's own included. Default: what affinity and the cgroup's cpu.max allow. */
   threads?: number;
@@ -43,7 +43,7 @@ export interface ModelInfo {
 
 /** What a tokenizer is built from, as the model's file has it. */
 export interface Vocabulary {
-  /** `gpt2`: byte-level BPE with merges. `llama`: SentencePiece with scores. */
+  /** `gpt2`: byte-level BPE with merges. `llama`: SentencePiece with scores. `none`: a folder without a tokenizer, for token ids alone. */
   kind: string;
   /** The pre-tokenizer's name, e.g. `smollm`, `llama-bpe`, `qwen2`. */
   preTokenizer: string;
@@ -53,6 +53,8 @@ export interface Vocabulary {
   scores: Float32Array;
   merges: string[];
   chatTemplate: string;
+  /** Hugging Face's tokenizer.json, where the model came with one: the tokenizer is then this one, not made of what is above. */
+  tokenizerJson?: string;
   /** -1 where the file names none. */
   bosToken: number;
   eosToken: number;

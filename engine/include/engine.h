@@ -20,7 +20,7 @@ enum class Precision {
 };
 
 struct EngineOptions {
-  std::string path;              // a GGUF v3 file
+  std::string path;              // a GGUF v3 file, any part of a split one, or a Hugging Face directory
   int threads = 0;               // 0: what affinity and the cgroup allow
   int context_tokens = 0;        // 0: the model's own, at most 8,192
   uint64_t kv_memory_bytes = 0;  // 0: computed from what the machine has free

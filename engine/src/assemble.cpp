@@ -24,6 +24,14 @@ uint64_t kv_memory_default(uint64_t wanted, uint64_t free_bytes, uint64_t weight
   return std::min(wanted, left / 2);
 }
 
+// What a person calls the model: a file's name without its ending, a folder's as it is.
+std::string name_of(const std::string& path) {
+  const std::filesystem::path whole = std::filesystem::path(path).lexically_normal();
+  if (!whole.has_filename()) return whole.parent_path().filename().string();
+  std::error_code ignored;
+  return (std::filesystem::is_directory(whole, ignored) ? whole.filename() : whole.stem()).string();
+}
+
 Status choose_context(Assembly& parts) {
   const int trained = parts.model.config.context;
   if (parts.options.context_tokens == 0) parts.options.context_tokens = std::min(trained, context_default_max);
@@ -66,7 +74,7 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   parts->options = options;
   const Machine machine = inspect_machine();
 
-  auto file = GgufFile::open(options.path);
+  auto file = open_model(options.path);
   if (!file.ok()) return file.status();
   parts->file = file.take();
   auto vocabulary = read_vocabulary(*parts->file);
@@ -76,6 +84,7 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   if (!model.ok()) return model.status();
   parts->model = model.take();
   if (Status status = choose_context(*parts); !status.ok()) return status;
+  choose_frequencies(parts->model, parts->options.context_tokens);
 
   const Kernels* kernels = kernels_of(options.kernels, machine);
   if (kernels == nullptr) return Status::error("this CPU or this build lacks the kernels that were asked for; ask for auto or reference");
@@ -83,7 +92,7 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   parts->team = std::make_unique<Team>(parts->options.threads);
 
   ModelInfo& info = parts->info;
-  info = {std::filesystem::path(options.path).stem().string(), parts->model.architecture, parts->model.parameters, parts->options.context_tokens,
+  info = {name_of(options.path), parts->model.architecture, parts->model.parameters, parts->options.context_tokens,
           parts->model.config.vocabulary, kernels->name, parts->options.threads, parts->vocabulary.stops, {}};
   info.log.push_back(text("model: ", info.name, " (\"", parts->model.name, "\"), ", info.architecture, ", ", info.parameters / 1000000, " M parameters, ", mebibytes(parts->file->size_bytes())));
   info.log.push_back(text("kernels: ", kernels->name, ", ", options.precision == Precision::float32 ? "float32" : "as stored", ", ",
@@ -93,7 +102,11 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
 
   ScheduleLimits& limits = parts->schedule_limits;
   const int tokens_max = std::max(limits.step_tokens_max, parts->options.slots + limits.mixed_tokens_max);
-  parts->backend = std::make_unique<CpuBackend>(parts->model, *parts->slots, *parts->team, *kernels, options.precision, tokens_max);
+  auto backend = std::make_unique<CpuBackend>(parts->model, *parts->slots, *parts->team, *kernels, options.precision, tokens_max);
+  // Who asked for float32 knows what becomes of the types.
+  if (options.precision == Precision::stored)
+    for (std::string& line : backend->log()) info.log.push_back(std::move(line));
+  parts->backend = std::move(backend);
   info.log.push_back(text("loaded in ", (now_us() - begun) / 1000, " ms"));
   return parts;
 }

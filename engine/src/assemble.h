@@ -5,7 +5,7 @@
 
 #include "base/team.h"
 #include "engine.h"
-#include "format/gguf.h"
+#include "format/model_file.h"
 #include "format/vocabulary.h"
 #include "kv/slots.h"
 #include "model/backend.h"
@@ -16,7 +16,7 @@ namespace millrace {
 
 struct Assembly {
   EngineOptions options;  // with what was chosen in place of 0
-  std::unique_ptr<GgufFile> file;
+  std::unique_ptr<ModelFile> file;
   Vocabulary vocabulary;
   Model model;
   ModelInfo info;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <functional>
 
 #include "format/vocabulary.h"
 #include "model/model.h"
@@ -21,9 +22,9 @@ namespace {
 
 // Everything that loading reads of a file; an empty string where all is well.
 std::string problem_of(const std::string& path) {
-  auto file = GgufFile::open(path);
+  auto file = open_model(path);
   if (!file.ok()) return file.message();
-  const std::unique_ptr<GgufFile> held = file.take();
+  const std::unique_ptr<ModelFile> held = file.take();
   if (auto vocabulary = read_vocabulary(*held); !vocabulary.ok()) return vocabulary.message();
   auto model = read_model(*held);
   if (!model.ok()) return model.message();
@@ -50,8 +51,9 @@ test::TinyShape small_shape() { return {.layers = 1, .hidden = 32, .heads = 2, .
 
 TEST("a good file of every type is read as it was written") {
   test::Random random;
-  for (const Type type : {Type::f32, Type::f16, Type::bf16, Type::q8_0, Type::q4_0, Type::q4_1}) {
+  for (const Type type : test::all_types) {
     test::TinyShape shape = small_shape();
+    if (values_a_block(type) > 32) shape.hidden = shape.ffn = values_a_block(type), shape.head_dim = values_a_block(type) / 2;
     shape.type = type;
     CHECK_EQUAL(problem_of_bytes(tiny_model(shape, random)), std::string());
   }
@@ -66,9 +68,9 @@ TEST("metadata of every kind is found by key, and only as what it is") {
   writer.texts("texts", {"", "b"});
   writer.integers("integers", {-1, 2});
   const TemporaryFile path(writer.bytes());
-  auto opened = GgufFile::open(path.path());
+  auto opened = open_model(path.path());
   REQUIRE(opened.ok(), opened.message());
-  const std::unique_ptr<GgufFile> file = opened.take();
+  const std::unique_ptr<ModelFile> file = opened.take();
   CHECK_EQUAL(file->integer("an.integer").value_or(0), int64_t{4000000000});
   CHECK_EQUAL(file->number("an.integer").value_or(0), 4e9);
   CHECK_EQUAL(file->number("a.number").value_or(0), 1.5);
@@ -127,11 +129,12 @@ TEST("a file damaged at random is read or refused, never more") {
 
 TEST("other kinds of files are named for what they are") {
   CHECK(contains(problem_of("/nonexistent/model.gguf"), "cannot be opened: No such file"));
-  CHECK(contains(problem_of("/"), "is not a file"));
+  CHECK(contains(problem_of("/proc"), "is a folder without a config.json"));
   const TemporaryFile pipe("");
   unlink(pipe.path().c_str());
   REQUIRE(mkfifo(pipe.path().c_str(), 0600) == 0);
   CHECK(contains(problem_of(pipe.path()), "is not a file"));  // and is not waited for
+  CHECK(contains(problem_of("/dev/null"), "is not a file"));
   check_refused("", "has only 0 bytes");
   check_refused(std::string(100, 'x'), "does not begin with GGUF");
   for (const uint32_t version : {0u, 1u, 2u, 4u, 0x03000000u}) {
@@ -207,7 +210,9 @@ TEST("tensors with impossible dimensions, types or places are refused") {
   check_refused(with(0, {uint64_t{1} << 39, 2, 1, 1}), "cut short");
   check_refused(with(0, {17}), "ends at byte");
   check_refused(with(2, {48}), "no multiple of its block of 32");
-  check_refused(with(12, {256}), "in type Q4_K; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are read");
+  check_refused(with(12, {128}), "no multiple of its block of 256");
+  check_refused(with(16, {256}), "in type IQ2_XXS; read are F32, F16, BF16");
+  check_refused(with(0x10000, {256}), "in type derived");
   check_refused(with(99, {32}), "in type number 99");
 
   GgufWriter writer;
@@ -236,4 +241,43 @@ TEST("an alignment that is no power of two from 8 up is refused") {
   add_keys(writer, small_shape(), random);
   add_tensors(writer, small_shape(), random);
   CHECK_EQUAL(problem_of_bytes(writer.bytes()), std::string());
+}
+
+// A model in three files of one folder; `bend` may change what a part says of itself.
+std::string problem_of_parts(const test::TemporaryFolder& folder, const std::function<void(int, GgufWriter&)>& bend = {}) {
+  const std::string whole_names[] = {"blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight"};
+  for (int part = 0; part < 3; part++) {
+    GgufWriter file;
+    if (part == 0) file.text("general.architecture", "none");
+    file.integer("split.no", static_cast<uint32_t>(part));
+    file.integer("split.count", 3);
+    if (part == 0) file.integer("split.tensors.count", 3);
+    file.tensor(whole_names[part], 0, {4}, std::string(16, static_cast<char>('a' + part)));
+    if (bend) bend(part, file);
+    folder.write("m-0000" + std::to_string(part + 1) + "-of-00003.gguf", file.bytes());
+  }
+  auto opened = open_model(folder.path() + "/m-00002-of-00003.gguf");
+  if (!opened.ok()) return opened.message();
+  const std::unique_ptr<ModelFile> model = opened.take();
+  CHECK_EQUAL(model->tensors().size(), size_t{3});
+  CHECK_EQUAL(model->string("general.architecture").value_or(""), std::string("none"));
+  for (int part = 0; part < 3; part++) CHECK_EQUAL(*model->tensor(whole_names[part])->bytes, static_cast<uint8_t>('a' + part));
+  return "";
+}
+
+TEST("a split model is read whole, whichever part is named, and a part that is missing or wrong is named") {
+  const test::TemporaryFolder folder;
+  CHECK_EQUAL(problem_of_parts(folder), std::string());
+  const auto refused = [&](const std::function<void(int, GgufWriter&)>& bend, const std::string& part) {
+    const std::string problem = problem_of_parts(folder, bend);
+    CHECK(contains(problem, part), "wanted \"", part, "\", got \"", problem, "\"");
+  };
+  refused([](int part, GgufWriter& file) { if (part == 2) file.tensor("blk.0.attn_q.weight", 0, {4}, std::string(16, 'x')); }, "which another part has too");
+  refused([](int part, GgufWriter& file) { if (part == 1) file.tensor("more", 0, {4}, std::string(16, 'x')); }, "claims 3 tensors in all of the model's files, which have 4");
+  folder.remove("m-00003-of-00003.gguf");
+  CHECK(contains(problem_of(folder.path() + "/m-00001-of-00003.gguf"), "these are missing: " + folder.path() + "/m-00003-of-00003.gguf"));
+  folder.write("m-00003-of-00003.gguf", folder.read("m-00002-of-00003.gguf"));
+  CHECK(contains(problem_of(folder.path() + "/m-00001-of-00003.gguf"), "says that it is part 2 of 3, which is not what its name says"));
+  folder.write("alone.gguf", folder.read("m-00002-of-00003.gguf"));
+  CHECK(contains(problem_of(folder.path() + "/alone.gguf"), "is one of 3 files of a model"));
 }

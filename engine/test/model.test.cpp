@@ -1,6 +1,8 @@
 // From a file to operators: what a Llama must bring along, and what is refused by name.
 #include "model/model.h"
 
+#include <cmath>
+
 #include "format/vocabulary.h"
 #include "support/random.h"
 #include "support/test.h"
@@ -14,9 +16,9 @@ namespace {
 
 Status status_of(const std::string& bytes) {
   const TemporaryFile path(bytes);
-  auto file = GgufFile::open(path.path());
+  auto file = open_model(path.path());
   if (!file.ok()) return file.status();
-  const std::unique_ptr<GgufFile> held = file.take();
+  const std::unique_ptr<ModelFile> held = file.take();
   return read_model(*held).status();
 }
 
@@ -37,7 +39,7 @@ std::string bent(const test::TinyShape& keys, const test::TinyShape& tensors, vo
 
 Result<Vocabulary> vocabulary_of(const GgufWriter& writer) {
   const TemporaryFile path(writer.bytes());
-  auto file = GgufFile::open(path.path());
+  auto file = open_model(path.path());
   REQUIRE(file.ok(), file.message());
   return read_vocabulary(*file.take());
 }
@@ -48,9 +50,9 @@ TEST("a Llama's operators come in order, tied or with an output of its own") {
   for (const bool tied : {false, true}) {
     test::Random random;
     const TemporaryFile path(tiny_model({.tied = tied}, random));
-    auto file = GgufFile::open(path.path());
+    auto file = open_model(path.path());
     REQUIRE(file.ok(), file.message());
-    const std::unique_ptr<GgufFile> held = file.take();
+    const std::unique_ptr<ModelFile> held = file.take();
     auto read = read_model(*held);
     REQUIRE(read.ok(), read.message());
     const Model& model = read.value();
@@ -58,7 +60,7 @@ TEST("a Llama's operators come in order, tied or with an output of its own") {
     CHECK(std::holds_alternative<Embed>(model.operators[0]) && std::holds_alternative<Qkv>(model.operators[1]));
     CHECK_EQUAL(std::get<Qkv>(model.operators[6]).layer, 1);
     const Logits& logits = std::get<Logits>(model.operators.back());
-    CHECK_EQUAL(logits.weight == std::get<Embed>(model.operators[0]).weight, tied);
+    CHECK_EQUAL(logits.output.weight == std::get<Embed>(model.operators[0]).weight, tied);
     CHECK_EQUAL(model.config.vocabulary, 300);
     CHECK_EQUAL(model.config.head_dim, 16);
     const uint64_t layer = 64 * 64 * 2 + 32 * 64 * 2 + 96 * 64 * 3 + 2 * 64, table = 300 * 64;
@@ -69,7 +71,7 @@ TEST("a Llama's operators come in order, tied or with an output of its own") {
 TEST("an architecture that we lack is named") {
   GgufWriter file;
   file.text("general.architecture", "mamba");
-  check_refused(file.bytes(), "is a model of the architecture \"mamba\", which this engine does not have; it has: llama");
+  check_refused(file.bytes(), "is a model of the architecture \"mamba\", which this engine does not have; it has: falcon, gemma2, ");
   check_refused(GgufWriter().bytes(), "is a model of the architecture \"\"");
 }
 
@@ -79,8 +81,8 @@ TEST("a tensor that is missing, left over or of another shape is named") {
   GgufWriter file;
   add_keys(file, shape, random);
   check_refused(file.bytes(), "lacks the tensor token_embd.weight");
-  check_refused(bent(shape, shape, [](GgufWriter& more) { more.tensor("blk.0.attn_q.bias", 0, {64}, std::string(256, '\0')); }),
-                "has the tensor blk.0.attn_q.bias, which this architecture does not use here");
+  check_refused(bent(shape, shape, [](GgufWriter& more) { more.tensor("blk.0.attn_q.weight.lora_a", 0, {64}, std::string(256, '\0')); }),
+                "has the tensor blk.0.attn_q.weight.lora_a, which this architecture does not use here");
   check_refused(bent({.layers = 2}, {.layers = 3}), "has the tensor blk.2.attn_norm.weight, which");
   check_refused(bent({.layers = 3}, {.layers = 2}), "lacks the tensor blk.2.attn_norm.weight");
   check_refused(bent({.ffn = 96}, {.ffn = 128}), "has tensor blk.0.ffn_gate.weight of 128 x 64 where its metadata call for 96 x 64");
@@ -100,9 +102,53 @@ TEST("numbers outside of what the kernels run are refused") {
 }
 
 TEST("what this engine does not do is refused, not ignored") {
-  check_refused(bent({}, {}, [](GgufWriter& file) { file.integer("llama.expert_count", 8); }), "mixture of experts");
-  check_refused(bent({}, {}, [](GgufWriter& file) { file.text("llama.rope.scaling.type", "yarn"); }), "scales RoPE by \"yarn\"");
-  check_refused(bent({}, {}, [](GgufWriter& file) { file.integer("llama.attention.sliding_window", 4096); }), "sliding window");
+  check_refused(bent({}, {}, [](GgufWriter& file) { file.text("llama.rope.scaling.type", "dynamic"); }), "scales RoPE by \"dynamic\"");
+  check_refused(bent({}, {}, [](GgufWriter& file) { file.text("general.type", "adapter"); }), "is a LoRA adapter");
+  check_refused(bent({}, {}, [](GgufWriter& file) { file.number("llama.attn_logit_softcapping", 50); }),
+                "has the key llama.attn_logit_softcapping, which this architecture does not use here");
+  check_refused(bent({}, {}, [](GgufWriter& file) { file.number("llama.residual_scale", 0.5f); }), "has the key llama.residual_scale");
+  check_refused(bent({}, {}, [](GgufWriter& file) { file.integer("llama.expert_shared_count", 1); }), "has the key llama.expert_shared_count");
+  check_refused(bent({}, {}, [](GgufWriter& file) { file.integer("llama.attention.value_length", 32); }), "has keys of 16 dimensions and values of 32");
+  CHECK(status_of(bent({}, {}, [](GgufWriter& file) { file.integer("llama.expert_count", 0); })).ok());
+}
+
+// Numbers by hand: 16 dimensions, base 10000, so that pair i turns by 10000^(-i / 8) a position.
+TEST("RoPE's frequencies are stretched as the file asks") {
+  const auto rope_of = [](void (*keys)(GgufWriter&)) {
+    const TemporaryFile path(bent({}, {}, keys));
+    auto file = open_model(path.path());
+    REQUIRE(file.ok(), file.message());
+    const std::unique_ptr<ModelFile> held = file.take();
+    auto read = read_model(*held);
+    REQUIRE(read.ok(), read.message());
+    return read.value().ropes.at(0);
+  };
+  const auto near = [](float value, double right) { return std::fabs(value - right) <= 1e-6 * right; };
+  const Rope plain = rope_of(nullptr);
+  CHECK(plain.style == Rope::Style::interleaved);
+  CHECK_EQUAL(plain.dims(), 16);
+  CHECK(near(plain.frequencies[2], 0.1) && near(plain.frequencies[7], 3.1622777e-4));
+  const Rope linear = rope_of([](GgufWriter& file) {
+    file.text("llama.rope.scaling.type", "linear");
+    file.number("llama.rope.scaling.factor", 4);
+  });
+  for (size_t i = 0; i < 8; i++) CHECK(near(linear.frequencies[i], plain.frequencies[i] / 4.0));
+  const Rope yarn = rope_of([](GgufWriter& file) {
+    file.text("llama.rope.scaling.type", "yarn");
+    file.number("llama.rope.scaling.factor", 4);
+    file.integer("llama.rope.scaling.original_context_length", 64);
+  });
+  CHECK(near(yarn.attention_factor, 1.138629436));
+  CHECK(near(yarn.frequencies[0], 1) && near(yarn.frequencies[7], plain.frequencies[7] / 4.0));
+}
+
+TEST("the frequencies for long contexts are taken where the context is long") {
+  Model model;
+  model.ropes.push_back({.frequencies = {1}, .frequencies_long = {0.5f}, .original_context = 100});
+  choose_frequencies(model, 100);
+  CHECK_EQUAL(model.ropes[0].frequencies[0], 1.0f);
+  choose_frequencies(model, 101);
+  CHECK_EQUAL(model.ropes[0].frequencies[0], 0.5f);
 }
 
 TEST("a byte-level vocabulary gives each token its bytes, control tokens none") {

@@ -94,7 +94,9 @@ TEST("plain types are dequantized value by value") {
 }
 
 TEST("types we do not read have a name for a person") {
-  CHECK(is_known(2) && !is_known(12) && !is_known(4000000000u));
+  CHECK(is_known(2) && is_known(12) && !is_known(16) && !is_known(4000000000u));
+  CHECK(!is_known(static_cast<uint32_t>(Type::derived)), "no file may ask for what only a reader computes");
+  CHECK_EQUAL(name_of(39), std::string("MXFP4"));
   CHECK_EQUAL(name_of(12), std::string("Q4_K"));
   CHECK_EQUAL(name_of(14), std::string("Q6_K"));
   CHECK_EQUAL(name_of(30), std::string("BF16"));

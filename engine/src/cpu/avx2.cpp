@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "kernels.h"
+#include "simd/activate.h"
 #include "simd/attend.h"
 #include "simd/avx2_lanes.h"
 #include "simd/matmul.h"
@@ -20,6 +21,32 @@ void norm(const float* x, const float* weight, float epsilon, int n, float* y) {
   const __m256 scale = _mm256_set1_ps(1 / std::sqrt(mean + epsilon));
   for (int i = 0; i < n; i += 8)
     _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), scale), _mm256_loadu_ps(weight + i)));
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y) {
+  __m256 low = _mm256_setzero_ps(), high = low;
+  for (int i = 0; i < n; i += 16) {
+    low = _mm256_add_ps(low, _mm256_loadu_ps(x + i));
+    high = _mm256_add_ps(high, _mm256_loadu_ps(x + i + 8));
+  }
+  const __m256 mean = _mm256_set1_ps(sum_of_8(_mm256_add_ps(low, high)) / static_cast<float>(n));
+  low = high = _mm256_setzero_ps();
+  for (int i = 0; i < n; i += 16) {
+    const __m256 a = _mm256_sub_ps(_mm256_loadu_ps(x + i), mean), b = _mm256_sub_ps(_mm256_loadu_ps(x + i + 8), mean);
+    low = _mm256_fmadd_ps(a, a, low);
+    high = _mm256_fmadd_ps(b, b, high);
+  }
+  const float variance = sum_of_8(_mm256_add_ps(low, high)) / static_cast<float>(n);
+  const __m256 scale = _mm256_set1_ps(1 / std::sqrt(variance + epsilon));
+  for (int i = 0; i < n; i += 8) {
+    const __m256 unit = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), mean), scale);
+    _mm256_storeu_ps(y + i, _mm256_fmadd_ps(unit, _mm256_loadu_ps(weight + i), _mm256_loadu_ps(bias + i)));
+  }
+}
+
+void add_scaled(float* y, const float* x, float scale, int n) {
+  const __m256 factor = _mm256_set1_ps(scale);
+  for (int i = 0; i < n; i += 8) _mm256_storeu_ps(y + i, _mm256_fmadd_ps(factor, _mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
 }
 
 void quantize(const float* x, int n, QuantizedRow out) {
@@ -61,6 +88,22 @@ void rope(float* x, const float* turns, int pairs, int head_dim, float scale) {
     const float even = x[2 * i], odd = x[2 * i + 1];
     x[2 * i] = even * turns[2 * i] - odd * turns[2 * i + 1];
     x[2 * i + 1] = even * turns[2 * i + 1] + odd * turns[2 * i];
+  }
+  for (int d = 0; d < head_dim; d += 8) _mm256_storeu_ps(x + d, _mm256_mul_ps(_mm256_loadu_ps(x + d), _mm256_set1_ps(scale)));
+}
+
+void rope_halves(float* x, const float* turns, int pairs, int head_dim, float scale) {
+  int i = 0;
+  for (; i + 8 <= pairs; i += 8) {
+    const __m256 low = _mm256_loadu_ps(x + i), high = _mm256_loadu_ps(x + pairs + i);
+    const __m256 cosine = _mm256_loadu_ps(turns + i), sine = _mm256_loadu_ps(turns + pairs + i);
+    _mm256_storeu_ps(x + i, _mm256_fmsub_ps(low, cosine, _mm256_mul_ps(high, sine)));
+    _mm256_storeu_ps(x + pairs + i, _mm256_fmadd_ps(high, cosine, _mm256_mul_ps(low, sine)));
+  }
+  for (; i < pairs; i++) {
+    const float low = x[i], high = x[pairs + i];
+    x[i] = low * turns[i] - high * turns[pairs + i];
+    x[pairs + i] = high * turns[i] + low * turns[pairs + i];
   }
   for (int d = 0; d < head_dim; d += 8) _mm256_storeu_ps(x + d, _mm256_mul_ps(_mm256_loadu_ps(x + d), _mm256_set1_ps(scale)));
 }
@@ -117,11 +160,16 @@ void finish(const float* partial, int head_dim, float* out) {
 
 const Kernels avx2_kernels = {.name = "avx2",
                               .norm = norm,
+                              .layer_norm = layer_norm,
+                              .add_scaled = add_scaled,
+                              .gate = gate<Avx2>,
+                              .soft_cap = soft_cap<Avx2>,
                               .quantize = quantize,
                               .matmul = Matmul<Avx2>::matmul<false>,
                               .matmul_add = Matmul<Avx2>::matmul<true>,
                               .matmul_gated = Matmul<Avx2>::gated,
                               .rope = rope,
+                              .rope_halves = rope_halves,
                               .store_key = store_key,
                               .store_value = store_value,
                               .attend = attend<Avx2>,

@@ -6,6 +6,7 @@
 
 #include "../base/machine.h"
 #include "../kv/layout.h"
+#include "../model/activation.h"
 #include "engine.h"
 #include "pack.h"
 
@@ -48,21 +49,31 @@ constexpr int queries_max = 6;
 constexpr int chunk_tokens = 64;
 
 struct AttendTask {
-  const float* queries[queries_max];  // [head_dim] each, scaled by 1 / sqrt(head_dim)
-  int visible[queries_max];           // positions that the query sees: 0 to visible - 1
+  const float* queries[queries_max];  // [head_dim] each, scaled
+  int first[queries_max];             // positions that the query sees: first to visible - 1
+  int visible[queries_max];
   float* partial[queries_max];        // [2 + head_dim] each
   int count;
   const KvLayout* layout;
   const uint8_t* base;  // of the slot
   int layer, kv_head;
   int begin, end;
+  float soft_cap;       // scores become soft_cap * tanh(score / soft_cap); 0: they stay
 };
 
 struct Kernels {
   const char* name;
 
-  // y = x / rms(x) * weight over n values; n a multiple of 16.
+  // y = x / rms(x) * weight over n values; n a multiple of 16; y may be x.
   void (*norm)(const float* x, const float* weight, float epsilon, int n, float* y);
+  // y = (x - mean(x)) / deviation(x) * weight + bias; likewise.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y);
+  // y += scale * x; n a multiple of 16.
+  void (*add_scaled)(float* y, const float* x, float scale, int n);
+  // out = activation(gate) * up, or activation(up) where gate is null; n a multiple of 16; out may be either.
+  void (*gate)(Activation activation, const float* gate, const float* up, int n, float* out);
+  // x = cap * tanh(x / cap), over any n.
+  void (*soft_cap)(float* x, int n, float cap);
   // Rounds each block of 32 to 8 bits, symmetric, the largest magnitude at 127; what is no number counts as 0.
   void (*quantize)(const float* x, int n, QuantizedRow out);
 
@@ -73,6 +84,8 @@ struct Kernels {
 
   // Turns the pairs (2i, 2i + 1) of x, i < pairs; turns holds cos, sin a pair. Then multiplies all of [head_dim] by scale.
   void (*rope)(float* x, const float* turns, int pairs, int head_dim, float scale);
+  // Likewise the pairs (i, i + pairs); turns holds all cos, then all sin.
+  void (*rope_halves)(float* x, const float* turns, int pairs, int head_dim, float scale);
   // Writes one token's key or value of one head into its page. What a float16 cannot hold becomes the largest that it can: an infinity
   // in memory would reach even those who give it no weight.
   void (*store_key)(const float* key, const KvLayout& layout, uint8_t* page_head, int position_in_page);

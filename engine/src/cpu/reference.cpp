@@ -6,16 +6,10 @@
 #include <vector>
 
 #include "kernels.h"
+#include "reference.h"
 
 namespace millrace {
 namespace {
-
-void norm(const float* x, const float* weight, float epsilon, int n, float* y) {
-  double sum = 0;
-  for (int i = 0; i < n; i++) sum += double{x[i]} * x[i];
-  const float scale = static_cast<float>(1 / std::sqrt(sum / n + epsilon));
-  for (int i = 0; i < n; i++) y[i] = x[i] * scale * weight[i];
-}
 
 void quantize(const float* x, int n, QuantizedRow out) {
   for (int block = 0; block < n / block_values; block++) {
@@ -119,15 +113,6 @@ void matmul_gated(const MatmulTask& task) {
     }
 }
 
-void rope(float* x, const float* turns, int pairs, int head_dim, float scale) {
-  for (int i = 0; i < pairs; i++) {
-    const float cosine = turns[2 * i], sine = turns[2 * i + 1], even = x[2 * i], odd = x[2 * i + 1];
-    x[2 * i] = even * cosine - odd * sine;
-    x[2 * i + 1] = even * sine + odd * cosine;
-  }
-  for (int i = 0; i < head_dim; i++) x[i] *= scale;
-}
-
 constexpr float half_max = 65504;
 
 void put(uint8_t* bytes, int64_t index, int element_bytes, float value) {
@@ -168,7 +153,7 @@ void merge(float* into, const float* part, int head_dim) {
   for (int dim = 0; dim < head_dim; dim++) into[2 + dim] = into[2 + dim] * keep + part[2 + dim] * take;
 }
 
-// One query over one chunk of positions [begin, end), all of them visible.
+// One query over one chunk of positions [begin, end), all of them seen.
 void attend_chunk(const AttendTask& task, int query, int begin, int end, float* part) {
   const KvLayout& layout = *task.layout;
   const auto page_head = [&](int position, bool value) {
@@ -180,6 +165,7 @@ void attend_chunk(const AttendTask& task, int query, int begin, int end, float* 
     float score = 0;
     for (int dim = 0; dim < layout.head_dim; dim++)
       score += task.queries[query][dim] * get(page_head(position, false), key_index(layout, position % layout.page_tokens, dim), layout.element_bytes);
+    if (task.soft_cap != 0) reference_soft_cap(&score, 1, task.soft_cap);
     scores[position - begin] = score;
     part[0] = std::max(part[0], score);
   }
@@ -198,7 +184,9 @@ void attend(const AttendTask& task) {
     std::fill(task.partial[query], task.partial[query] + part.size(), 0.0f);
     const int end = std::min(task.end, task.visible[query]);
     for (int begin = task.begin; begin < end; begin += chunk_tokens) {
-      attend_chunk(task, query, begin, std::min(end, begin + chunk_tokens), part.data());
+      const int from = std::max(begin, task.first[query]), to = std::min(end, begin + chunk_tokens);
+      if (from >= to) continue;
+      attend_chunk(task, query, from, to, part.data());
       merge(task.partial[query], part.data(), task.layout->head_dim);
     }
   }
@@ -211,12 +199,17 @@ void finish(const float* partial, int head_dim, float* out) {
 }  // namespace
 
 const Kernels reference_kernels = {.name = "reference",
-                                   .norm = norm,
+                                   .norm = reference_norm,
+                                   .layer_norm = reference_layer_norm,
+                                   .add_scaled = reference_add_scaled,
+                                   .gate = reference_gate,
+                                   .soft_cap = reference_soft_cap,
                                    .quantize = quantize,
                                    .matmul = matmul<false>,
                                    .matmul_add = matmul<true>,
                                    .matmul_gated = matmul_gated,
-                                   .rope = rope,
+                                   .rope = reference_rope,
+                                   .rope_halves = reference_rope_halves,
                                    .store_key = store_key,
                                    .store_value = store_value,
                                    .attend = attend,

@@ -2,49 +2,87 @@
 
 #include <bit>
 #include <cstring>
+#include <iterator>
 
 namespace millrace {
+namespace {
 
-bool is_known(uint32_t type) {
-  switch (static_cast<Type>(type)) {
-    case Type::f32:
-    case Type::f16:
-    case Type::bf16:
-    case Type::q4_0:
-    case Type::q4_1:
-    case Type::q8_0:
-      return true;
-  }
-  return false;
+// What is to be known of a type: the values and bytes of a block, and how blocks become values.
+struct Traits {
+  int values, bytes;
+  void (*dequantize)(const void* stored, int64_t blocks, float* values);
+};
+
+template <typename Block, int values>
+Traits of_blocks() {
+  return {values, sizeof(Block), [](const void* stored, int64_t blocks, float* out) {
+            for (int64_t b = 0; b < blocks; b++) dequantize_block(static_cast<const Block*>(stored)[b], out + b * values);
+          }};
 }
 
+void copy_floats(const void* stored, int64_t count, float* values) { std::memcpy(values, stored, static_cast<size_t>(count) * sizeof(float)); }
+
+template <float (*convert)(uint16_t)>
+void convert_all(const void* stored, int64_t count, float* values) {
+  for (int64_t i = 0; i < count; i++) values[i] = convert(static_cast<const uint16_t*>(stored)[i]);
+}
+
+Traits traits_of(Type type) {
+  switch (type) {
+    case Type::f32:
+      return {1, 4, copy_floats};
+    case Type::f16:
+      return {1, 2, convert_all<half_to_float>};
+    case Type::bf16:
+      return {1, 2, convert_all<bfloat_to_float>};
+    case Type::q4_0:
+      return of_blocks<BlockQ4_0, block_values>();
+    case Type::q4_1:
+      return of_blocks<BlockQ4_1, block_values>();
+    case Type::q5_0:
+      return of_blocks<BlockQ5_0, block_values>();
+    case Type::q5_1:
+      return of_blocks<BlockQ5_1, block_values>();
+    case Type::q8_0:
+      return of_blocks<BlockQ8_0, block_values>();
+    case Type::q2_k:
+      return of_blocks<BlockQ2_K, k_block_values>();
+    case Type::q3_k:
+      return of_blocks<BlockQ3_K, k_block_values>();
+    case Type::q4_k:
+      return of_blocks<BlockQ4_K, k_block_values>();
+    case Type::q5_k:
+      return of_blocks<BlockQ5_K, k_block_values>();
+    case Type::q6_k:
+      return of_blocks<BlockQ6_K, k_block_values>();
+    case Type::iq4_nl:
+      return of_blocks<BlockIQ4_NL, block_values>();
+    case Type::iq4_xs:
+      return of_blocks<BlockIQ4_XS, k_block_values>();
+    case Type::mxfp4:
+      return of_blocks<BlockMXFP4, block_values>();
+    case Type::derived:
+      break;
+  }
+  return {1, 0, nullptr};
+}
+
+}  // namespace
+
+bool is_known(uint32_t type) { return traits_of(static_cast<Type>(type)).dequantize != nullptr; }
+
 std::string name_of(uint32_t type) {
-  static const char* const names[] = {"F32",  "F16",  "Q4_0", "Q4_1", "4",       "5",      "Q5_0",  "Q5_1",  "Q8_0",   "Q8_1",   "Q2_K",
-                                      "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K",    "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S",
-                                      "IQ2_S", "IQ4_XS", "I8", "I16", "I32",     "I64",    "F64",   "IQ1_M", "BF16"};
+  static const char* const names[] = {"F32",  "F16",     "Q4_0",   "Q4_1",    "4",     "5",      "Q5_0",  "Q5_1",  "Q8_0",   "Q8_1", "Q2_K",
+                                      "Q3_K", "Q4_K",    "Q5_K",   "Q6_K",    "Q8_K",  "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S",
+                                      "IQ2_S", "IQ4_XS", "I8",     "I16",     "I32",   "I64",    "F64",   "IQ1_M", "BF16",   "31",   "32",
+                                      "33",   "TQ1_0",   "TQ2_0",  "36",      "37",    "38",     "MXFP4", "NVFP4"};
+  if (static_cast<Type>(type) == Type::derived) return "derived";
   return type < std::size(names) ? names[type] : "number " + std::to_string(type);
 }
 
-int values_a_block(Type type) {
-  return type == Type::q4_0 || type == Type::q4_1 || type == Type::q8_0 ? block_values : 1;
-}
+int values_a_block(Type type) { return traits_of(type).values; }
 
-int bytes_a_block(Type type) {
-  switch (type) {
-    case Type::f32:
-      return 4;
-    case Type::f16:
-    case Type::bf16:
-      return 2;
-    case Type::q4_0:
-      return sizeof(BlockQ4_0);
-    case Type::q4_1:
-      return sizeof(BlockQ4_1);
-    case Type::q8_0:
-      return sizeof(BlockQ8_0);
-  }
-  return 0;
-}
+int bytes_a_block(Type type) { return traits_of(type).bytes; }
 
 float half_to_float(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
@@ -74,45 +112,8 @@ uint16_t float_to_half(float value) {
 float bfloat_to_float(uint16_t bfloat) { return std::bit_cast<float>(static_cast<uint32_t>(bfloat) << 16); }
 
 void dequantize(Type type, const void* stored, int64_t count, float* values) {
-  const int64_t blocks = count / values_a_block(type);
-  switch (type) {
-    case Type::f32:
-      std::memcpy(values, stored, count * sizeof(float));
-      return;
-    case Type::f16:
-      for (int64_t i = 0; i < count; i++) values[i] = half_to_float(static_cast<const uint16_t*>(stored)[i]);
-      return;
-    case Type::bf16:
-      for (int64_t i = 0; i < count; i++) values[i] = bfloat_to_float(static_cast<const uint16_t*>(stored)[i]);
-      return;
-    case Type::q4_0:
-      for (int64_t b = 0; b < blocks; b++, values += block_values) {
-        const BlockQ4_0& block = static_cast<const BlockQ4_0*>(stored)[b];
-        const float scale = half_to_float(block.scale);
-        for (int i = 0; i < 16; i++) {
-          values[i] = scale * static_cast<float>((block.nibbles[i] & 15) - 8);
-          values[i + 16] = scale * static_cast<float>((block.nibbles[i] >> 4) - 8);
-        }
-      }
-      return;
-    case Type::q4_1:
-      for (int64_t b = 0; b < blocks; b++, values += block_values) {
-        const BlockQ4_1& block = static_cast<const BlockQ4_1*>(stored)[b];
-        const float scale = half_to_float(block.scale), minimum = half_to_float(block.minimum);
-        for (int i = 0; i < 16; i++) {
-          values[i] = scale * static_cast<float>(block.nibbles[i] & 15) + minimum;
-          values[i + 16] = scale * static_cast<float>(block.nibbles[i] >> 4) + minimum;
-        }
-      }
-      return;
-    case Type::q8_0:
-      for (int64_t b = 0; b < blocks; b++, values += block_values) {
-        const BlockQ8_0& block = static_cast<const BlockQ8_0*>(stored)[b];
-        const float scale = half_to_float(block.scale);
-        for (int i = 0; i < block_values; i++) values[i] = scale * static_cast<float>(block.quants[i]);
-      }
-      return;
-  }
+  const Traits traits = traits_of(type);
+  traits.dequantize(stored, count / traits.values, values);
 }
 
 }  // namespace millrace

@@ -1,34 +1,35 @@
-// The tensor types that GGUF files hold and we read, with their blocks as they lie in the file. All little-endian.
+// The types of numbers that tensors are stored in. All little-endian.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
+#include "blocks.h"
+
 namespace millrace {
 
-enum class Type : uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q8_0 = 8, bf16 = 30 };
-
-constexpr int block_values = 32;  // values of one quantized block
-
-struct BlockQ4_0 {      // value = scale * (nibble - 8)
-  uint16_t scale;       // float16
-  uint8_t nibbles[16];  // value i in the low half of byte i, value i + 16 in its high half
+// The numbers are GGUF's, except `derived`: rows that are computed from what another format stores.
+enum class Type : uint32_t {
+  f32 = 0,
+  f16 = 1,
+  q4_0 = 2,
+  q4_1 = 3,
+  q5_0 = 6,
+  q5_1 = 7,
+  q8_0 = 8,
+  q2_k = 10,
+  q3_k = 11,
+  q4_k = 12,
+  q5_k = 13,
+  q6_k = 14,
+  iq4_nl = 20,
+  iq4_xs = 23,
+  bf16 = 30,
+  mxfp4 = 39,
+  derived = 0x10000,
 };
 
-struct BlockQ4_1 {      // value = scale * nibble + minimum
-  uint16_t scale;       // float16
-  uint16_t minimum;     // float16
-  uint8_t nibbles[16];  // as in BlockQ4_0
-};
-
-struct BlockQ8_0 {  // value = scale * quant
-  uint16_t scale;   // float16
-  int8_t quants[32];
-};
-
-static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ8_0) == 34);
-
-// Whether we read this type number, and a name for a person where we do not.
+// Whether GGUF files may have this type number, and its name for a person whether they may or not.
 bool is_known(uint32_t type);
 std::string name_of(uint32_t type);
 
@@ -41,6 +42,7 @@ uint16_t float_to_half(float value);  // rounds to nearest even
 float bfloat_to_float(uint16_t bfloat);
 
 // Writes `count` float32 values from `count` stored ones; count is a multiple of the block.
+// Not for `derived`.
 void dequantize(Type type, const void* stored, int64_t count, float* values);
 
 }  // namespace millrace

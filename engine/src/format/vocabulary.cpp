@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "../base/text.h"
+#include "hf/tokenizer.h"
 
 namespace millrace {
 namespace {
@@ -61,19 +62,16 @@ std::string bytes_of_sentencepiece(const std::string& token, TokenType type) {
   return bytes;
 }
 
-bool is_byte_token(const std::string& token) {
-  const auto hexadecimal = [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F') || (c >= 'a' && c <= 'f'); };
-  return token.size() == 6 && token.rfind("<0x", 0) == 0 && token[5] == '>' && hexadecimal(token[3]) && hexadecimal(token[4]);
-}
-
 // Control tokens that end a turn in the templates people use; a file names only one or two of its own.
 constexpr std::array turn_ends = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "</s>", "<|end|>"};
 
-std::vector<int32_t> stops_of(const GgufFile& file, const Vocabulary& vocabulary) {
+std::vector<int32_t> stops_of(const ModelFile& file, const Vocabulary& vocabulary) {
   std::vector<int32_t> stops;
   for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"})
     if (const auto id = file.integer(key); id && *id >= 0 && *id < static_cast<int64_t>(vocabulary.tokens.size()))
       stops.push_back(static_cast<int32_t>(*id));
+  for (const double id : file.numbers(stop_tokens_key))
+    if (id >= 0 && id < static_cast<double>(vocabulary.tokens.size())) stops.push_back(static_cast<int32_t>(id));
   for (size_t id = 0; id < vocabulary.tokens.size(); id++)
     if (vocabulary.types[id] == static_cast<int32_t>(TokenType::control) &&
         std::find(turn_ends.begin(), turn_ends.end(), vocabulary.tokens[id]) != turn_ends.end())
@@ -85,15 +83,21 @@ std::vector<int32_t> stops_of(const GgufFile& file, const Vocabulary& vocabulary
 
 }  // namespace
 
-Result<Vocabulary> read_vocabulary(const GgufFile& file) {
+bool is_byte_token(const std::string& token) {
+  const auto hexadecimal = [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F') || (c >= 'a' && c <= 'f'); };
+  return token.size() == 6 && token.rfind("<0x", 0) == 0 && token[5] == '>' && hexadecimal(token[3]) && hexadecimal(token[4]);
+}
+
+Result<Vocabulary> read_vocabulary(const ModelFile& file) {
   Vocabulary vocabulary;
   vocabulary.kind = file.string("tokenizer.ggml.model").value_or("");
-  if (vocabulary.kind != "gpt2" && vocabulary.kind != "llama")
+  if (vocabulary.kind != "gpt2" && vocabulary.kind != "llama" && vocabulary.kind != "none")
     return Status::error(text(file.path(), " has a tokenizer of kind \"", vocabulary.kind, "\"; \"gpt2\" and \"llama\" are read"));
   vocabulary.pre_tokenizer = file.string("tokenizer.ggml.pre").value_or("default");
   vocabulary.tokens = file.strings("tokenizer.ggml.tokens");
   vocabulary.merges = file.strings("tokenizer.ggml.merges");
   vocabulary.chat_template = file.string("tokenizer.chat_template").value_or("");
+  vocabulary.tokenizer_json = file.string(tokenizer_json_key).value_or("");
   const size_t count = vocabulary.tokens.size();
   if (count == 0 || count > (1u << 24)) return Status::error(text(file.path(), " has a vocabulary of ", count, " tokens"));
   for (const double type : file.numbers("tokenizer.ggml.token_type"))
@@ -121,7 +125,10 @@ Result<Vocabulary> read_vocabulary(const GgufFile& file) {
     if (type == TokenType::control || type == TokenType::unused) continue;
     if (type == TokenType::byte && !is_byte_token(vocabulary.tokens[id]))
       return Status::error(text(file.path(), " calls token ", id, " a byte, but it is written ", vocabulary.tokens[id]));
-    vocabulary.bytes[id] = sentencepiece ? bytes_of_sentencepiece(vocabulary.tokens[id], type) : bytes_of_gpt2(vocabulary.tokens[id]);
+    if (sentencepiece)
+      vocabulary.bytes[id] = bytes_of_sentencepiece(vocabulary.tokens[id], type);
+    else  // byte-level vocabularies have the tokens that were added to them as they are
+      vocabulary.bytes[id] = type == TokenType::user_defined ? vocabulary.tokens[id] : bytes_of_gpt2(vocabulary.tokens[id]);
   }
   vocabulary.stops = stops_of(file, vocabulary);
   return vocabulary;

@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <stdexcept>
 
 namespace millrace::test {
@@ -109,5 +111,29 @@ void TemporaryFile::write(std::string_view bytes) const {
   out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   if (!out.flush()) throw std::runtime_error(path_ + " cannot be written");
 }
+
+TemporaryFolder::TemporaryFolder() {
+  const char* folder = std::getenv("TMPDIR");
+  path_ = std::string(folder ? folder : "/tmp") + "/millrace-test-XXXXXX";
+  if (mkdtemp(path_.data()) == nullptr) throw std::runtime_error("no temporary folder can be made at " + path_);
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+void TemporaryFolder::write(const std::string& name, std::string_view bytes) const {
+  std::ofstream out(path_ + "/" + name, std::ios::binary | std::ios::trunc);
+  out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  if (!out.flush()) throw std::runtime_error(path_ + "/" + name + " cannot be written");
+}
+
+std::string TemporaryFolder::read(const std::string& name) const {
+  std::ifstream file(path_ + "/" + name, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+void TemporaryFolder::remove(const std::string& name) const { std::filesystem::remove(path_ + "/" + name); }
 
 }  // namespace millrace::test

@@ -63,4 +63,21 @@ class TemporaryFile {
   std::string path_;
 };
 
+// A folder that is gone with this object, and its files.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  const std::string& path() const { return path_; }
+  void write(const std::string& name, std::string_view bytes) const;
+  std::string read(const std::string& name) const;
+  void remove(const std::string& name) const;
+
+ private:
+  std::string path_;
+};
+
 }  // namespace millrace::test

@@ -1,5 +1,6 @@
 #include "tiny_model.h"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -25,47 +26,74 @@ void put_block(std::string& bytes, const Block& block) {
   bytes.append(reinterpret_cast<const char*>(&block), sizeof(block));
 }
 
+// How random bytes of a block are turned into values of a wanted deviation: its halves get a scale of deviation / spread, and a
+// minimum of so many scales.
+struct Shape {
+  int scale_at;
+  float spread;         // deviation of a value in units of the scale
+  int minimum_at = -1;
+  float minimum = 0;    // in units of the scale
+};
+
+Shape shape_of(Type type) {
+  switch (type) {
+    case Type::q4_0:
+      return {0, 4.6f};
+    case Type::q4_1:
+      return {0, 4.6f, 2, -7.5f};
+    case Type::q5_0:
+      return {0, 9.2f};
+    case Type::q5_1:
+      return {0, 9.2f, 2, -15.5f};
+    case Type::q2_k:
+      return {80, 12, 82, 1.5f};
+    case Type::q3_k:
+      return {108, 45};
+    case Type::q4_k:
+      return {0, 200, 2, 7.5f};
+    case Type::q5_k:
+      return {0, 400, 2, 15.5f};
+    case Type::q6_k:
+      return {208, 1350};
+    case Type::iq4_nl:
+      return {0, 66};
+    case Type::iq4_xs:
+      return {0, 1220};
+    default:
+      return {0, 73};  // Q8_0
+  }
+}
+
 }  // namespace
 
 std::string random_values(Random& random, Type type, int64_t count, float scale) {
   std::string bytes;
-  const auto half = [](float value) { return float_to_half(value); };
-  // A random nibble deviates by 4.6 from its middle, a random byte by 73.
-  const auto block_scale = [&](float spread) { return half(scale / spread * (0.5f + static_cast<float>(random.uniform()))); };
-  for (int64_t done = 0; done < count; done += values_a_block(type)) switch (type) {
-      case Type::f32:
-        put_block(bytes, random.normal() * scale);
-        break;
-      case Type::f16:
-        put_block(bytes, half(random.normal() * scale));
-        break;
-      case Type::bf16: {
-        const float value = random.normal() * scale;
-        uint32_t bits;
-        std::memcpy(&bits, &value, sizeof(bits));
-        put_block(bytes, static_cast<uint16_t>(bits >> 16));
-        break;
+  for (int64_t done = 0; done < count; done += values_a_block(type)) {
+    if (type == Type::f32) {
+      put_block(bytes, random.normal() * scale);
+    } else if (type == Type::f16) {
+      put_block(bytes, float_to_half(random.normal() * scale));
+    } else if (type == Type::bf16) {
+      put_block(bytes, static_cast<uint16_t>(std::bit_cast<uint32_t>(random.normal() * scale) >> 16));
+    } else {
+      std::string block(static_cast<size_t>(bytes_a_block(type)), '\0');
+      for (char& byte : block) byte = static_cast<char>(random.next());
+      if (type == Type::mxfp4) {
+        // 2^(exponent - 128) times values that deviate by about 5.
+        block[0] = static_cast<char>(128 + std::lround(std::log2(scale / 5)));
+      } else {
+        const Shape shape = shape_of(type);
+        const float step = scale / shape.spread * (0.5f + static_cast<float>(random.uniform()));
+        const auto put_half = [&](int at, float value) {
+          const uint16_t half = float_to_half(value);
+          std::memcpy(&block[static_cast<size_t>(at)], &half, sizeof(half));
+        };
+        put_half(shape.scale_at, step);
+        if (shape.minimum_at >= 0) put_half(shape.minimum_at, step * (shape.minimum + 0.3f * random.normal()));
       }
-      case Type::q4_0: {
-        BlockQ4_0 block{block_scale(4.6f), {}};
-        for (uint8_t& pair : block.nibbles) pair = static_cast<uint8_t>(random.next());
-        put_block(bytes, block);
-        break;
-      }
-      case Type::q4_1: {
-        const uint16_t step = block_scale(4.6f);
-        BlockQ4_1 block{step, half(-7.5f * half_to_float(step) + 0.1f * scale * random.normal()), {}};
-        for (uint8_t& pair : block.nibbles) pair = static_cast<uint8_t>(random.next());
-        put_block(bytes, block);
-        break;
-      }
-      case Type::q8_0: {
-        BlockQ8_0 block{block_scale(73), {}};
-        for (int8_t& quant : block.quants) quant = static_cast<int8_t>(random.next());
-        put_block(bytes, block);
-        break;
-      }
+      bytes += block;
     }
+  }
   return bytes;
 }
 

@@ -24,6 +24,10 @@ struct TinyShape {
   bool end_token = false;  // the last token of the vocabulary ends an answer; without it only length or a stop string does
 };
 
+// Every type that a GGUF file may hold.
+inline constexpr Type all_types[] = {Type::f32,  Type::f16,  Type::bf16, Type::q8_0, Type::q4_0, Type::q4_1,   Type::q5_0,   Type::q5_1,
+                                     Type::q2_k, Type::q3_k, Type::q4_k, Type::q5_k, Type::q6_k, Type::iq4_nl, Type::iq4_xs, Type::mxfp4};
+
 // `count` random values of deviation `scale`, stored as `type`; count is a multiple of its block.
 std::string random_values(Random& random, Type type, int64_t count, float scale);
 

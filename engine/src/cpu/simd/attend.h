@@ -41,12 +41,17 @@ struct Attention {
         for (int n = 0; n < N; n++) acc[n][part] = L::fma(L::all(task.queries[n][dim]), key, acc[n][part]);
       }
     for (int n = 0; n < N; n++)
-      for (int part = 0; part < parts; part++) L::store(out[n] + first + part * L::width, acc[n][part]);
+      for (int part = 0; part < parts; part++) {
+        if (task.soft_cap != 0) acc[n][part] = capped<L>(acc[n][part], task.soft_cap);
+        L::store(out[n] + first + part * L::width, acc[n][part]);
+      }
   }
 
-  // Turns a chunk's scores into weights against the running maximum, and rescales what was summed before.
-  static void soften(float* scores, int seen, float* partial, int head_dim) {
-    for (int t = seen; t < chunk_tokens; t++) scores[t] = -std::numeric_limits<float>::infinity();
+  // Turns a chunk's scores, of which the query sees [from, to), into weights against the running maximum, and rescales what was
+  // summed before.
+  static void soften(float* scores, int from, int to, float* partial, int head_dim) {
+    for (int t = 0; t < from; t++) scores[t] = -std::numeric_limits<float>::infinity();
+    for (int t = to; t < chunk_tokens; t++) scores[t] = -std::numeric_limits<float>::infinity();
     float largest = partial[0];
     for (int t = 0; t < chunk_tokens; t += 16) largest = std::max(largest, max_of_16(scores + t));
     const F bound = L::all(largest);
@@ -66,13 +71,13 @@ struct Attention {
   }
 
   template <int N>
-  static void values(const AttendTask& task, int begin, int seen, const float (*weights)[chunk_tokens]) {
+  static void values(const AttendTask& task, int begin, int unseen, int seen, const float (*weights)[chunk_tokens]) {
     const int head_dim = task.layout->head_dim;
     for (int dim = 0; dim < head_dim; dim += tile_tokens) {
       F acc[N][parts];
       for (int n = 0; n < N; n++)
         for (int part = 0; part < parts; part++) acc[n][part] = L::load(task.partial[n] + 2 + dim + part * L::width);
-      for (int first = 0; first < seen; first += tile_tokens) {
+      for (int first = unseen; first < seen; first += tile_tokens) {
         const Element* rows = tile(task, begin + first, true) + dim;
         const int count = std::min(tile_tokens, seen - first);
         for (int t = 0; t < count; t++)
@@ -89,24 +94,26 @@ struct Attention {
   template <int N>
   static void attend(const AttendTask& task) {
     const int head_dim = task.layout->head_dim;
-    int end = 0;
+    int start = task.end, end = 0;
     for (int n = 0; n < N; n++) {
+      start = std::min(start, std::max(task.begin, task.first[n]));
       end = std::max(end, std::min(task.end, task.visible[n]));
       task.partial[n][0] = -std::numeric_limits<float>::max();
       for (int i = 1; i < 2 + head_dim; i++) task.partial[n][i] = 0;
     }
     alignas(64) float weights[N][chunk_tokens];
-    for (int begin = task.begin; begin < end; begin += chunk_tokens) {
-      const int seen = std::min(chunk_tokens, end - begin);
-      for (int first = 0; first < seen; first += tile_tokens) scores<N>(task, begin, first, weights);
+    for (int begin = start / chunk_tokens * chunk_tokens; begin < end; begin += chunk_tokens) {
+      // From the first tile that anybody sees: what lies before may not be in memory any more.
+      const int unseen = std::max(0, start - begin) / tile_tokens * tile_tokens, seen = std::min(chunk_tokens, end - begin);
+      for (int first = unseen; first < seen; first += tile_tokens) scores<N>(task, begin, first, weights);
       for (int n = 0; n < N; n++) {
-        const int own = std::min(task.end, task.visible[n]) - begin;
-        if (own > 0)
-          soften(weights[n], std::min(own, chunk_tokens), task.partial[n], head_dim);
+        const int from = std::max(0, task.first[n] - begin), to = std::min(chunk_tokens, std::min(task.end, task.visible[n]) - begin);
+        if (from < to)
+          soften(weights[n], from, to, task.partial[n], head_dim);
         else
           for (float& weight : weights[n]) weight = 0;
       }
-      values<N>(task, begin, seen, weights);
+      values<N>(task, begin, unseen, seen, weights);
     }
   }
 

@@ -24,6 +24,19 @@ typename L::F exponential(typename L::F x) {
   return L::where_at_least(L::mul(sum, L::power_of_two(n)), x, lowest);
 }
 
+// 1 / (1 + e^-x).
+template <typename L>
+typename L::F sigmoid(typename L::F x) {
+  return L::div(L::all(1), L::add(L::all(1), exponential<L>(L::sub(L::zero(), x))));
+}
+
+// cap * tanh(x / cap), as cap * (1 - 2 / (1 + e^(2x / cap))): off by 1e-7 of cap at most.
+template <typename L>
+typename L::F capped(typename L::F x, float cap) {
+  const typename L::F y = L::mul(x, L::all(2 / cap));
+  return L::mul(L::all(cap), L::sub(L::all(1), L::mul(L::all(2), sigmoid<L>(L::sub(L::zero(), y)))));
+}
+
 inline float sum_of_8(__m256 v) {
   __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));

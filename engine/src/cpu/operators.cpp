@@ -1,0 +1,76 @@
+#include "operators.h"
+
+namespace millrace {
+namespace {
+
+std::vector<float> read_vector(const FileTensor* tensor) {
+  if (tensor == nullptr) return {};
+  std::vector<float> values(tensor->columns());
+  read_row(*tensor, 0, values.data());
+  return values;
+}
+
+PackedNorm pack_norm(const Norm& norm) { return {read_vector(norm.weight), read_vector(norm.bias), norm.kind, norm.epsilon}; }
+
+struct Packer {
+  const ModelConfig& config;
+  bool as_float32;
+  PackLog& log;
+
+  // Rows of several matrices one after another. Where only some have a bias, the others' is 0.
+  PackedLinear linear(const std::vector<Linear>& parts) const {
+    std::vector<const FileTensor*> weights;
+    std::vector<float> biases;
+    bool biased = false;
+    for (const Linear& part : parts) {
+      weights.push_back(part.weight);
+      std::vector<float> bias = read_vector(part.bias);
+      biased |= !bias.empty();
+      bias.resize(static_cast<size_t>(part.weight->rows()));
+      biases.insert(biases.end(), bias.begin(), bias.end());
+    }
+    if (!biased) biases.clear();
+    return {pack(weights, false, as_float32, &log), std::move(biases)};
+  }
+
+  // Fused where the kernel knows the activation and there is no bias to add before it.
+  PackedGate gate(const Linear& gate, const Linear& up, Activation activation) const {
+    PackedGate packed{.activation = activation, .gated = gate.weight != nullptr, .ffn = static_cast<int>(up.weight->rows())};
+    packed.fused = packed.gated && activation == Activation::silu && gate.bias == nullptr && up.bias == nullptr;
+    if (packed.fused)
+      packed.linear.weight = pack({gate.weight, up.weight}, true, as_float32, &log);
+    else
+      packed.linear = packed.gated ? linear({gate, up}) : linear({up});
+    return packed;
+  }
+
+  CpuOperator operator()(const Embed& op) const { return CpuEmbed{op.weight, op.scale}; }
+  CpuOperator operator()(const Qkv& op) const {
+    return CpuQkv{op.layer, pack_norm(op.norm), linear(op.parts), pack_norm(op.q_norm), pack_norm(op.k_norm), op.rope, op.query_scale};
+  }
+  CpuOperator operator()(const Attend& op) const {
+    CpuAttend packed{op.layer, op.window, op.soft_cap, {}};
+    // A sink is one more position whose value is 0: its own largest score, a sum of e^0, and nothing weighted.
+    for (const float sink : read_vector(op.sinks)) {
+      packed.sinks.push_back(sink);
+      packed.sinks.push_back(1);
+      packed.sinks.resize(packed.sinks.size() + static_cast<size_t>(config.head_dim));
+    }
+    return packed;
+  }
+  CpuOperator operator()(const Project& op) const { return CpuProject{linear({op.output}), pack_norm(op.post_norm)}; }
+  CpuOperator operator()(const GateUp& op) const { return CpuGateUp{pack_norm(op.norm), gate(op.gate, op.up, op.activation)}; }
+  CpuOperator operator()(const Down& op) const { return CpuDown{linear({op.down}), pack_norm(op.post_norm)}; }
+  CpuOperator operator()(const Experts& op) const {
+    CpuExperts packed{.norm = pack_norm(op.norm), .router = linear({op.router}), .used = op.used, .normalized = op.normalized};
+    for (const Expert& expert : op.experts) packed.experts.push_back({gate(expert.gate, expert.up, op.activation), linear({expert.down})});
+    return packed;
+  }
+  CpuOperator operator()(const Logits& op) const { return CpuLogits{pack_norm(op.norm), linear({op.output}), op.soft_cap}; }
+};
+
+}  // namespace
+
+CpuOperator pack_operator(const Operator& op, const ModelConfig& config, bool as_float32, PackLog& log) { return std::visit(Packer{config, as_float32, log}, op); }
+
+}  // namespace millrace

@@ -1,0 +1,60 @@
+// The fixtures of scripts/golden-models.py: tiny checkpoints, and what Hugging Face transformers says of them.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/team.h"
+#include "cpu/backend.h"
+#include "kv/slots.h"
+#include "model/model.h"
+
+namespace millrace::test {
+
+struct GoldenPrompt {
+  int context = 0;  // that the model is to be loaded with
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> positions, ids;
+  std::vector<float> logits;  // [positions][ids]
+};
+
+struct GoldenModel {
+  std::string name;  // of its directory
+  std::vector<GoldenPrompt> prompts;
+  float deviation = 0;  // of all its logits
+
+  std::string path() const;
+};
+
+// Names of all fixtures, in order.
+std::vector<std::string> golden_models();
+GoldenModel read_golden(const std::string& name);
+
+// A fixture's model on the CPU in float32, in small pages, its operators edited before they are packed.
+class GoldenRun {
+ public:
+  using Edit = std::function<void(Model&)>;
+  // How many of a prompt's tokens its next row takes, at most.
+  using Count = std::function<int(int step, size_t prompt)>;
+
+  GoldenRun(const GoldenModel& golden, const Kernels& kernels, const Edit& edit = {});
+
+  // Logits of all prompts, [prompt][tokens * vocabulary]: one after another, or all that share a context in each step.
+  std::vector<std::vector<float>> evaluate(bool together, const Count& count);
+  const Model& model() const { return model_; }
+
+ private:
+  void evaluate(const std::vector<size_t>& prompts, const Count& count, std::vector<std::vector<float>>& logits);
+
+  const GoldenModel& golden_;
+  const Kernels& kernels_;
+  std::unique_ptr<ModelFile> file_;
+  Model model_;
+};
+
+// The largest error of any kept logit, as a share of their deviation.
+double error_of(const GoldenModel& golden, const std::vector<std::vector<float>>& logits);
+
+}  // namespace millrace::test
