@@ -126,7 +126,8 @@ TEST("a file damaged at random is read or refused, never more") {
 
 TEST("other kinds of files are named for what they are") {
   CHECK(contains(problem_of("/nonexistent/model.gguf"), "cannot be opened: No such file"));
-  CHECK(contains(problem_of("/"), "is not a file"));
+  CHECK(contains(problem_of("/proc"), "is a folder without a config.json"));
+  CHECK(contains(problem_of("/dev/null"), "is not a file"));
   check_refused("", "has only 0 bytes");
   check_refused(std::string(100, 'x'), "does not begin with GGUF");
   for (const uint32_t version : {0u, 1u, 2u, 4u, 0x03000000u}) {

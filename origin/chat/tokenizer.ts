@@ -3,8 +3,9 @@
  * chat template wrote are told apart: only in the template's text are special tokens recognised.
  */
 import { Tokenizer } from "tokenizers";
-import { tokenizerJson } from "./tokenizerJson.js";
-import { TokenType, type Vocabulary } from "./vocabulary.js";
+import { readGivenTokenizer, refuseWithoutTokenizer, type SpacePrefix } from "./givenTokenizer.js";
+import { type Json, madeTokenizer } from "./tokenizerJson.js";
+import { type Vocabulary, VocabularyError } from "./vocabulary.js";
 
 /** A piece of a rendered conversation, in order. */
 export interface Segment {
@@ -15,27 +16,29 @@ export interface Segment {
 /** Ids of segments seen before: fitting a long conversation encodes each of its texts once. */
 export type SegmentCache = Map<string, readonly number[]>;
 
+/** SentencePiece's written space: unlike a real one, no added token takes it away with the whitespace around it. */
+const spaceMark = "\u2581";
+
 // One encode stays on one thread: the library would otherwise spread over every core and take them from the engine's pool.
 process.env.TOKENIZERS_PARALLELISM ??= "false";
 
 export class ChatTokenizer {
   readonly #template: Tokenizer;
   readonly #content: Tokenizer;
-  readonly #spacePrefix: boolean;
-  readonly #specials: readonly string[];
+  readonly #spacePrefix: SpacePrefix;
+  /** Finds the tokens that a text may be cut at. */
+  readonly #specials: RegExp | undefined;
   readonly #bos: number | undefined;
 
   /** Takes some 0.2 s for 50,000 tokens. @throws VocabularyError naming a kind or pre-tokenizer that is not known. */
   constructor(vocabulary: Vocabulary) {
-    const ids = [...vocabulary.tokens.keys()];
-    const isType = (id: number, type: number): boolean => vocabulary.types[id] === type;
-    const specials = ids.filter((id) => isType(id, TokenType.control) || isType(id, TokenType.userDefined));
-    // Some models have runs of whitespace as tokens of their own; those mean nothing but themselves.
-    const blanks = specials.filter((id) => isType(id, TokenType.userDefined) && (vocabulary.tokens[id] as string).trim() === "");
-    this.#template = Tokenizer.fromString(JSON.stringify(tokenizerJson(vocabulary, specials)));
-    this.#content = Tokenizer.fromString(JSON.stringify(tokenizerJson(vocabulary, blanks)));
-    this.#specials = specials.map((id) => vocabulary.tokens[id] as string);
-    this.#spacePrefix = vocabulary.kind === "llama" && vocabulary.addSpacePrefix;
+    refuseWithoutTokenizer(vocabulary);
+    const { template, content, specials, spacePrefix } =
+      vocabulary.tokenizerJson === undefined ? madeTokenizer(vocabulary) : readGivenTokenizer(vocabulary.tokenizerJson);
+    this.#template = tokenizerOf(template);
+    this.#content = tokenizerOf(content);
+    this.#specials = specials;
+    this.#spacePrefix = spacePrefix;
     this.#bos = vocabulary.addBos && vocabulary.bosToken >= 0 ? vocabulary.bosToken : undefined;
   }
 
@@ -63,12 +66,39 @@ export class ChatTokenizer {
     for (const [index, encoding] of encodings.entries()) cache.set(keyOf({ from, text: texts[index] as string }), encoding.getIds());
   }
 
-  /** SentencePiece models see a space before a text's first word, unless the text begins with a special token. */
+  /** SentencePiece models see a space before a text's first word; some also before the first word after each special token. */
   #withSpacePrefix(segments: readonly Segment[]): readonly Segment[] {
-    const first = segments[0];
-    if (!this.#spacePrefix || !first) return segments;
-    if (first.from === "template" && this.#specials.some((special) => first.text.startsWith(special))) return segments;
-    return [{ from: first.from, text: ` ${first.text}` }, ...segments.slice(1)];
+    if (this.#spacePrefix === "never") return segments;
+    let begins = true;
+    return segments.map(({ from, text }) => {
+      const cut = from === "template" ? this.#cutAtSpecials(text) : [{ text, special: false }];
+      let prefixed = "";
+      for (const part of cut) {
+        prefixed += begins && !part.special ? spaceMark + part.text : part.text;
+        begins = part.special && this.#spacePrefix === "always";
+      }
+      return { from, text: prefixed };
+    });
+  }
+
+  #cutAtSpecials(text: string): { text: string; special: boolean }[] {
+    const parts: { text: string; special: boolean }[] = [];
+    let at = 0;
+    for (const { 0: special, index } of this.#specials ? text.matchAll(this.#specials) : []) {
+      if (index > at) parts.push({ text: text.slice(at, index), special: false });
+      parts.push({ text: special, special: true });
+      at = index + special.length;
+    }
+    if (at < text.length) parts.push({ text: text.slice(at), special: false });
+    return parts;
+  }
+}
+
+function tokenizerOf(json: Json): Tokenizer {
+  try {
+    return Tokenizer.fromString(JSON.stringify(json));
+  } catch (error) {
+    throw new VocabularyError(`the model's tokenizer cannot be built: ${error instanceof Error ? error.message : String(error)}`);
   }
 }
 

@@ -2,6 +2,7 @@
  * A model's vocabulary as the `tokenizer.json` that Hugging Face's tokenizers reads. The pre-tokenizers' patterns are those of the
  * models' published tokenizer.json files; GGUF carries only their names.
  */
+import { type GivenTokenizer, specialsPattern } from "./givenTokenizer.js";
 import { TokenType, type Vocabulary, VocabularyError } from "./vocabulary.js";
 
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
@@ -44,6 +45,21 @@ const preTokenizers = new Map<string, PreTokenizer>([
   ["qwen2", qwen2],
   ["deepseek-r1-qwen", qwen2],
 ]);
+
+/** The vocabulary as two tokenizers, as readGivenTokenizer() has them of a model that came with its own. */
+export function madeTokenizer(vocabulary: Vocabulary): GivenTokenizer {
+  const ids = [...vocabulary.tokens.keys()];
+  const isType = (id: number, type: number): boolean => vocabulary.types[id] === type;
+  const specials = ids.filter((id) => isType(id, TokenType.control) || isType(id, TokenType.userDefined));
+  // Some models have runs of whitespace as tokens of their own; those mean nothing but themselves.
+  const blanks = specials.filter((id) => isType(id, TokenType.userDefined) && (vocabulary.tokens[id] as string).trim() === "");
+  return {
+    template: tokenizerJson(vocabulary, specials) as { [key: string]: Json },
+    content: tokenizerJson(vocabulary, blanks) as { [key: string]: Json },
+    specials: specialsPattern(specials.map((id) => ({ content: vocabulary.tokens[id] as string, lstrip: false, rstrip: false }))),
+    spacePrefix: vocabulary.kind === "llama" && vocabulary.addSpacePrefix ? "first" : "never",
+  };
+}
 
 /**
  * @param added the tokens that are recognised wherever their text stands; all others come about by merging alone.

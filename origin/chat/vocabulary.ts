@@ -1,6 +1,6 @@
 /** What a tokenizer and a chat template are built from, as a model's file has it; the engine's binding gives the same shape. */
 export interface Vocabulary {
-  /** `gpt2`: byte-level BPE with merges. `llama`: SentencePiece pieces with scores. */
+  /** `gpt2`: byte-level BPE with merges. `llama`: SentencePiece pieces with scores. `none`: token ids alone. */
   kind: string;
   /** The pre-tokenizer's name, e.g. `smollm`. */
   preTokenizer: string;
@@ -12,6 +12,8 @@ export interface Vocabulary {
   /** `"left right"`, best first; empty where the kind has none. */
   merges: string[];
   chatTemplate: string;
+  /** Hugging Face's tokenizer.json, where the model came with one: then this is the tokenizer. */
+  tokenizerJson?: string;
   /** -1 where the file names none. */
   bosToken: number;
   eosToken: number;

