@@ -22,8 +22,12 @@ interface Prompt {
 function readGolden(name: string): { prompts: Prompt[]; deviation: number } {
   const bytes = readFileSync(new URL(`${name}/golden.bin`, folder));
   let at = 0;
-  const integers = (count: number): Int32Array => Int32Array.from({ length: count }, () => bytes.readInt32LE((at += 4) - 4));
-  const floats = (count: number): Float32Array => Float32Array.from({ length: count }, () => bytes.readFloatLE((at += 4) - 4));
+  const next = (): number => {
+    at += 4;
+    return at - 4;
+  };
+  const integers = (count: number): Int32Array => Int32Array.from({ length: count }, () => bytes.readInt32LE(next()));
+  const floats = (count: number): Float32Array => Float32Array.from({ length: count }, () => bytes.readFloatLE(next()));
   const integer = (): number => integers(1)[0] as number;
   const prompts = Array.from({ length: integer() }, () => {
     const contextTokens = integer();
