@@ -109,6 +109,8 @@ class StepChannel {
 
   // From JavaScript's thread: whether steps to come hold the process open.
   void hold_open(Napi::Env env, bool hold) {
+    const std::lock_guard lock(mutex_);
+    if (!open_) return;
     if (hold)
       function_.Ref(env);
     else

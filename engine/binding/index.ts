@@ -4,6 +4,7 @@
  */
 import { createRequire } from "node:module";
 import { type EngineEvent, readEvents } from "./events.js";
+import { Listeners } from "./listeners.js";
 
 export type { EngineEvent, FinishReason } from "./events.js";
 
@@ -120,7 +121,7 @@ export class Engine {
 
   private constructor(
     private readonly native: NativeEngine,
-    private readonly listeners: Map<number, (event: EngineEvent) => void>,
+    private readonly listeners: Listeners,
   ) {
     this.info = native.info();
   }
@@ -128,21 +129,10 @@ export class Engine {
   /** Loads a model without blocking the event loop. @throws EngineError saying what is wrong with the file or the options. */
   static async load(options: LoadOptions): Promise<Engine> {
     checkLoadOptions(options);
-    const listeners = new Map<number, (event: EngineEvent) => void>();
     let native: NativeEngine | undefined;
+    const listeners = new Listeners((busy) => native?.holdOpen(busy));
     const onStep = (bytes: Uint8Array): void => {
-      for (const event of readEvents(bytes)) {
-        const listener = listeners.get(event.request);
-        if (event.kind === "finished" && listeners.delete(event.request) && listeners.size === 0) native?.holdOpen(false);
-        try {
-          listener?.(event);
-        } catch (error) {
-          // Node only warns of what is thrown through an addon, and the step's other events would be lost with it: thrown anew, outside.
-          setImmediate(() => {
-            throw error;
-          });
-        }
-      }
+      for (const event of readEvents(bytes)) listeners.tell(event);
     };
     try {
       native = await addon().load(options, onStep);
@@ -170,8 +160,7 @@ export class Engine {
       throw asEngineError(error);
     }
     // Events arrive in later turns of the loop, so none can come before its listener is known.
-    if (this.listeners.size === 0) this.native.holdOpen(true);
-    this.listeners.set(id, listener);
+    this.listeners.add(id, listener);
     return id;
   }
 
@@ -198,9 +187,10 @@ export class Engine {
     }
   }
 
-  /** Ends all work (each request still gets its `finished`) and frees the model. Safe to call twice. */
+  /** Ends all work and frees the model. Settles when each request has been told its `finished`. Safe to call twice. */
   close(): Promise<void> {
-    this.#closing ??= this.native.close();
+    // The addon's promise and the last steps come by different ways, in either order.
+    this.#closing ??= this.native.close().then(() => this.listeners.idle());
     return this.#closing;
   }
 }
