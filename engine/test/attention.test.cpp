@@ -44,15 +44,20 @@ struct Pages {
 struct Queries {
   int head_dim;
   std::vector<std::vector<float>> vectors;
-  std::vector<int> visible;
+  std::vector<int> first, visible;
+  float soft_cap = 0;
 
+  // Every other set of queries looks through windows, and every other one has its scores capped.
   Queries(test::Random& random, int count, int head_dim_of, int tokens) : head_dim(head_dim_of) {
+    const bool windows = random.between(0, 1) == 1;
+    if (random.between(0, 1) == 1) soft_cap = 3;
     for (int n = 0; n < count; n++) {
       vectors.push_back(random.normals(head_dim));
       for (float& value : vectors.back()) value *= 2 / std::sqrt(static_cast<float>(head_dim));
       visible.push_back(random.between(1, tokens));
     }
     visible.back() = tokens;
+    for (const int end : visible) first.push_back(windows ? random.between(0, end - 1) : 0);
   }
 };
 
@@ -66,8 +71,10 @@ std::vector<std::vector<float>> attend(const Kernels& kernels, const Pages& page
   task.base = pages.bytes.get();
   task.layer = Pages::layer;
   task.kv_head = Pages::kv_head;
+  task.soft_cap = queries.soft_cap;
   for (size_t n = 0; n < chosen.size(); n++) {
     task.queries[n] = queries.vectors[static_cast<size_t>(chosen[n])].data();
+    task.first[n] = queries.first[static_cast<size_t>(chosen[n])];
     task.visible[n] = queries.visible[static_cast<size_t>(chosen[n])];
     task.partial[n] = parts[n].data();
   }
@@ -83,19 +90,21 @@ std::vector<std::vector<float>> attend(const Kernels& kernels, const Pages& page
   return out;
 }
 
-std::vector<double> exact(const Pages& pages, const std::vector<float>& query, int visible) {
-  const size_t head_dim = query.size();
+std::vector<double> exact(const Pages& pages, const Queries& queries, size_t n) {
+  const std::vector<float>& query = queries.vectors[n];
+  const size_t head_dim = query.size(), first = static_cast<size_t>(queries.first[n]);
   std::vector<double> weights, out(head_dim);
   double largest = -std::numeric_limits<double>::infinity(), sum = 0;
-  for (size_t t = 0; t < static_cast<size_t>(visible); t++) {
+  for (size_t t = first; t < static_cast<size_t>(queries.visible[n]); t++) {
     double score = 0;
     for (size_t d = 0; d < head_dim; d++) score += double{query[d]} * pages.keys[t * head_dim + d];
+    if (queries.soft_cap != 0) score = queries.soft_cap * std::tanh(score / queries.soft_cap);
     weights.push_back(score);
     largest = std::max(largest, score);
   }
   for (double& weight : weights) sum += weight = std::exp(weight - largest);
   for (size_t t = 0; t < weights.size(); t++)
-    for (size_t d = 0; d < head_dim; d++) out[d] += weights[t] / sum * pages.values[t * head_dim + d];
+    for (size_t d = 0; d < head_dim; d++) out[d] += weights[t] / sum * pages.values[(first + t) * head_dim + d];
   return out;
 }
 
@@ -114,9 +123,9 @@ void check_exact(const Kernels& kernels) {
         const Queries queries(random, random.between(1, queries_max), head_dim, tokens);
         const auto out = attend(kernels, pages, queries, all_of(queries));
         for (size_t n = 0; n < out.size(); n++) {
-          const std::vector<double> right = exact(pages, queries.vectors[n], queries.visible[n]);
+          const std::vector<double> right = exact(pages, queries, n);
           for (size_t d = 0; d < right.size(); d++)
-            CHECK(std::fabs(out[n][d] - right[d]) <= 1e-5, head_dim, " dimensions, query ", n, " sees ", queries.visible[n], " of ", tokens, ": ", out[n][d],
+            CHECK(std::fabs(out[n][d] - right[d]) <= 1e-5, head_dim, " dimensions, query ", n, " sees ", queries.first[n], " to ", queries.visible[n], " of ", tokens, ": ", out[n][d],
                   ", not ", right[d]);
         }
       }
@@ -158,6 +167,22 @@ TEST("AVX2 and AVX-512 attend to the same bits") {
     }
 }
 
+// Tiles that no query sees may be out of memory: they are not even read.
+TEST("what lies before every window is not read") {
+  for (const KernelSet set : {KernelSet::reference, KernelSet::avx2, KernelSet::avx512}) {
+    const Kernels* kernels = kernels_of(set, inspect_machine());
+    if (kernels == nullptr) continue;
+    test::Random random;
+    Pages pages(random, 16, 4, 16, 400);
+    Queries queries(random, 2, 16, 400);
+    queries.visible = {390, 400};
+    queries.first = {350, 360};
+    const auto before = attend(*kernels, pages, queries, {0, 1});
+    std::memset(pages.bytes.get(), 0xff, static_cast<size_t>(350 / 16 * pages.layout.page_bytes));
+    CHECK(attend(*kernels, pages, queries, {0, 1}) == before, kernels->name);
+  }
+}
+
 TEST("scores far apart weigh one value and nothing else") {
   for (const KernelSet set : {KernelSet::reference, KernelSet::avx2, KernelSet::avx512}) {
     const Kernels* kernels = kernels_of(set, inspect_machine());
@@ -165,12 +190,14 @@ TEST("scores far apart weigh one value and nothing else") {
     test::Random random;
     const Pages pages(random, 16, 4, 32, 200);
     Queries queries(random, 2, 16, 200);
+    queries.first = {0, 0};
     queries.visible = {200, 200};
+    queries.soft_cap = 0;
     for (size_t d = 0; d < 16; d++) queries.vectors[0][d] = 1000 * pages.keys[150 * 16 + d];
     for (size_t d = 0; d < 16; d++) queries.vectors[1][d] = -1000 * pages.keys[3 * 16 + d];
     const auto out = attend(*kernels, pages, queries, {0, 1});
     for (size_t n = 0; n < 2; n++) {
-      const std::vector<double> right = exact(pages, queries.vectors[n], 200);
+      const std::vector<double> right = exact(pages, queries, n);
       for (size_t d = 0; d < 16; d++) CHECK(std::fabs(out[n][d] - right[d]) <= 1e-3, kernels->name, ": ", out[n][d], ", not ", right[d]);
     }
   }

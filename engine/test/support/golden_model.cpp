@@ -67,7 +67,8 @@ GoldenModel read_golden(const std::string& name) {
   return golden;
 }
 
-GoldenRun::GoldenRun(const GoldenModel& golden, const Kernels& kernels, const Edit& edit) : golden_(golden), kernels_(kernels) {
+GoldenRun::GoldenRun(const GoldenModel& golden, const Kernels& kernels, const Edit& edit, Precision precision)
+    : golden_(golden), kernels_(kernels), precision_(precision) {
   auto file = open_model(golden.path());
   REQUIRE(file.ok(), file.message());
   file_ = file.take();
@@ -88,7 +89,8 @@ std::vector<std::vector<float>> GoldenRun::evaluate(bool together, const Count& 
     std::vector<size_t> same;
     for (size_t p = 0; p < golden_.prompts.size(); p++)
       if (golden_.prompts[p].context == context) same.push_back(p);
-    if (together) evaluate(same, count, logits);
+    if (together)
+      evaluate(same, count, logits);
     else
       for (const size_t p : same) evaluate({p}, count, logits);
   }
@@ -100,13 +102,13 @@ void GoldenRun::evaluate(const std::vector<size_t>& prompts, const Count& count,
   Model model = model_;
   choose_frequencies(model, context);
   const ModelConfig& config = model.config;
-  const KvLayout layout = plan_pages(config.layers, config.kv_heads, config.head_dim, 4, 4096);
+  const KvLayout layout = plan_pages(config.layers, config.kv_heads, config.head_dim, precision_ == Precision::float32 ? 4 : 2, 4096);
   const int pages = layout.pages_for(context);
   auto memory = reserve_kv_memory(slots_count, pages, layout.page_bytes, pages * slots_count);
   REQUIRE(memory.ok(), memory.message());
   KvSlots slots(memory.take(), layout, slots_count);
   Team team(2);
-  CpuBackend backend(model, slots, team, kernels_, Precision::float32, step_tokens_max);
+  CpuBackend backend(model, slots, team, kernels_, precision_, step_tokens_max);
 
   struct Progress {
     size_t prompt;

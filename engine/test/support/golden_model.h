@@ -32,14 +32,14 @@ struct GoldenModel {
 std::vector<std::string> golden_models();
 GoldenModel read_golden(const std::string& name);
 
-// A fixture's model on the CPU in float32, in small pages, its operators edited before they are packed.
+// A fixture's model on the CPU, in small pages, its operators edited before they are packed.
 class GoldenRun {
  public:
   using Edit = std::function<void(Model&)>;
   // How many of a prompt's tokens its next row takes, at most.
   using Count = std::function<int(int step, size_t prompt)>;
 
-  GoldenRun(const GoldenModel& golden, const Kernels& kernels, const Edit& edit = {});
+  GoldenRun(const GoldenModel& golden, const Kernels& kernels, const Edit& edit = {}, Precision precision = Precision::float32);
 
   // Logits of all prompts, [prompt][tokens * vocabulary]: one after another, or all that share a context in each step.
   std::vector<std::vector<float>> evaluate(bool together, const Count& count);
@@ -50,6 +50,7 @@ class GoldenRun {
 
   const GoldenModel& golden_;
   const Kernels& kernels_;
+  const Precision precision_;
   std::unique_ptr<ModelFile> file_;
   Model model_;
 };
