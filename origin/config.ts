@@ -38,7 +38,7 @@ const flags = {
   name: "NAME       this origin's name, which the edge's assertions carry (origin-1)",
   "edge-key": "PATH       the edge's Ed25519 public key, a JWK (required)",
   inference: "KIND       native, or simulated for load tests (native)",
-  model: "PATH       a GGUF file (the default model in the cache)",
+  model: "PATH       a GGUF file or a Hugging Face folder (the default model in the cache)",
   threads: "N          threads that compute (what affinity and cgroup allow)",
   ctx: "N          most tokens of one conversation (the model's, at most 8192)",
   "kv-memory": "BYTES      ceiling of KV memory, e.g. 2GiB (computed)",

@@ -1,7 +1,7 @@
-"""Remakes engine/test/fixtures/quantized.{safetensors,json}: small matrices as the quantizations of Hugging Face checkpoints store them,
+"""Remakes engine/test/fixtures/quantized.{safetensors,txt}: small matrices as the quantizations of Hugging Face checkpoints store them,
 each beside its values by a plain numpy implementation of the format's definition.
 
-For each case C the safetensors file has C.<parameter> as a checkpoint would, and C.expected in float32; the JSON file has each case's
+For each case C the safetensors file has C.<parameter> as a checkpoint would, and C.expected in float32; the text file has, as JSON, each case's
 quantization_config.
 
     python3 -m venv /path/to/venv
@@ -133,7 +133,7 @@ def main() -> None:
             tensor = value if isinstance(value, torch.Tensor) else torch.tensor(np.ascontiguousarray(value))
             tensors[f"{name}.{parameter}"] = tensor.contiguous()
     save_file(tensors, folder / "quantized.safetensors")
-    (folder / "quantized.json").write_text(json.dumps(configs, indent=1) + "\n")
+    (folder / "quantized.txt").write_text(json.dumps(configs) + "\n")
     print(f"{folder}: {len(cases)} cases, {(folder / 'quantized.safetensors').stat().st_size} bytes")
 
 

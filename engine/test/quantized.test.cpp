@@ -22,7 +22,7 @@ struct Fixture {
   static Fixture read() {
     auto file = MappedFile::open(test::fixture_path("quantized.safetensors"));
     REQUIRE(file.ok(), file.message());
-    auto configs = read_json_file(test::fixture_path("quantized.json"));
+    auto configs = read_json_file(test::fixture_path("quantized.txt"));
     REQUIRE(configs.ok(), configs.message());
     Fixture fixture{file.take(), {}, configs.take()};
     const Status status = read_safetensors(fixture.file, fixture.tensors);

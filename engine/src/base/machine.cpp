@@ -1,5 +1,8 @@
 #include "machine.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <sched.h>
 #include <unistd.h>
 
@@ -59,6 +62,14 @@ uint64_t cgroup_memory_left() {
   return limit_bytes > used_bytes ? limit_bytes - used_bytes : 0;
 }
 
+#if defined(__x86_64__)
+// Older compilers know every feature that we ask for but this one.
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 }  // namespace
 
 Machine inspect_machine() {
@@ -66,7 +77,7 @@ Machine inspect_machine() {
   machine.threads = std::min(affinity_threads(), quota_threads());
   machine.memory_free_bytes = std::min(memory_available(), cgroup_memory_left());
 #if defined(__x86_64__)
-  machine.has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  machine.has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   machine.has_avx512 = machine.has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                        __builtin_cpu_supports("avx512vnni");

@@ -115,7 +115,7 @@ void GoldenRun::evaluate(const std::vector<size_t>& prompts, const Count& count,
     int slot, done = 0;
   };
   std::vector<Progress> running;
-  for (const size_t prompt : prompts) running.push_back({prompt, slots.take()});
+  for (const size_t prompt : prompts) running.push_back({prompt, slots.take(pages)});
   for (int step = 0; !running.empty(); step++) {
     Plan plan;
     for (Progress& each : running) {

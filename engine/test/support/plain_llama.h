@@ -13,7 +13,7 @@ namespace millrace::test {
 
 class PlainLlama {
  public:
-  PlainLlama(const GgufFile& file, const ModelConfig& config) : file_(file), config_(config) {}
+  PlainLlama(const ModelFile& file, const ModelConfig& config) : file_(file), config_(config) {}
 
   // Logits of every position, [tokens][vocabulary].
   std::vector<std::vector<double>> run(const std::vector<int32_t>& tokens) const {
@@ -32,6 +32,7 @@ class PlainLlama {
   }
 
  private:
+  int rope_dims() const { return static_cast<int>(file_.integer("llama.rope.dimension_count").value_or(config_.head_dim)); }
   using Vector = std::vector<double>;
   using Matrix = std::vector<Vector>;
 
@@ -60,7 +61,7 @@ class PlainLlama {
     const Vector weight = matrix(name)[0];
     double sum = 0;
     for (const double value : x) sum += value * value;
-    const double scale = 1 / std::sqrt(sum / static_cast<double>(x.size()) + config_.norm_epsilon);
+    const double scale = 1 / std::sqrt(sum / static_cast<double>(x.size()) + file_.number("llama.attention.layer_norm_rms_epsilon").value_or(1e-5));
     Vector y;
     for (size_t i = 0; i < x.size(); i++) y.push_back(x[i] * scale * weight[i]);
     return y;
@@ -70,8 +71,8 @@ class PlainLlama {
   void turn(Vector& heads, size_t position) const {
     const auto head_dim = static_cast<size_t>(config_.head_dim);
     for (size_t head = 0; head < heads.size(); head += head_dim)
-      for (int i = 0; i < config_.rope_dims / 2; i++) {
-        const double angle = static_cast<double>(position) * std::pow(config_.rope_base, -2.0 * i / config_.rope_dims);
+      for (int i = 0; i < rope_dims() / 2; i++) {
+        const double angle = static_cast<double>(position) * std::pow(file_.number("llama.rope.freq_base").value_or(10000), -2.0 * i / rope_dims());
         double &even = heads[head + 2 * static_cast<size_t>(i)], &odd = heads[head + 2 * static_cast<size_t>(i) + 1];
         const double turned = even * std::cos(angle) - odd * std::sin(angle);
         odd = even * std::sin(angle) + odd * std::cos(angle);
@@ -122,7 +123,7 @@ class PlainLlama {
     }
   }
 
-  const GgufFile& file_;
+  const ModelFile& file_;
   const ModelConfig& config_;
 };
 
