@@ -54,7 +54,7 @@ void check_right(KernelSet kernels) {
   check_right(kernels, {.heads = 3, .kv_heads = 3, .tied = true});
   check_right(kernels, {.heads = 6, .kv_heads = 2});
   check_right(kernels, {.heads = 6, .kv_heads = 1});
-  check_right(kernels, {.heads = 7, .kv_heads = 1, .head_dim = 32, .ffn = 100});
+  check_right(kernels, {.heads = 7, .kv_heads = 1, .head_dim = 32, .ffn = 112});
 }
 
 // Three sequences, long enough for two pages and three partitions of attention, in random company.

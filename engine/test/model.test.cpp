@@ -96,7 +96,7 @@ TEST("numbers outside of what the kernels run are refused") {
   check_refused(bent({.heads = 3}, {.heads = 3}), "has 3 heads over 2 KV heads");
   check_refused(bent({.head_dim = 24}, {.head_dim = 24}), "has heads of 24 dimensions");
   // The kernels read the residual stream 16 values at a time.
-  check_refused(bent({.hidden = 40}, {.hidden = 40}), "hidden size of 40");
+  check_refused(bent({.hidden = 40}, {.hidden = 40}), "embedding of 40 values");
   check_refused(bent({}, {}, [](GgufWriter& file) { file.integer("llama.rope.dimension_count", 15); }), "15 of them turning");
   check_refused(bent({}, {}, [](GgufWriter& file) { file.integer("llama.rope.dimension_count", 32); }), "dimension_count as 32, not 1 to 16");
 }

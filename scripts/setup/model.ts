@@ -40,7 +40,10 @@ export async function resolveModel(spec = "default", part: Part = new Progress()
   if (spec === "default") return fetchDefaultModel(part);
   if (spec.startsWith("hf:")) return fetchFromHub(spec, cacheFolder(), part);
   const path = resolve(spec);
-  if (!existsSync(path)) throw new SetupError(`--model ${spec}: there is no such file or folder; give a GGUF file, a folder as Hugging Face has them, or hf:OWNER/REPO/FILE`);
+  if (!existsSync(path))
+    throw new SetupError(
+      `--model ${spec}: there is no such file or folder; give a GGUF file, a folder as Hugging Face has them, or hf:OWNER/REPO/FILE`,
+    );
   part.end();
   return path;
 }

@@ -34,7 +34,7 @@ describe("loading refuses", () => {
   });
 
   test("a folder", async () => {
-    expect(await refusal({ path: folder.path(".") })).toMatch(/ is not a file$/);
+    expect(await refusal({ path: folder.path(".") })).toMatch(/ is a folder without a config\.json/);
   });
 
   test("a file cut in half, with what to do", async () => {
@@ -57,7 +57,7 @@ describe("loading refuses", () => {
   test("an architecture that we do not have, by name", async () => {
     const other = folder.write("other.gguf", tinyModel("falcon-h1"));
     expect(await refusal({ path: other })).toBe(
-      `${other} is a model of the architecture "falcon-h1", which this engine does not have; it has: llama`,
+      `${other} is a model of the architecture "falcon-h1", which this engine does not have; it has: falcon, gemma2, gemma3, gpt-oss, llama, olmo2, phi3, qwen2, qwen3, qwen3moe`,
     );
   });
 
