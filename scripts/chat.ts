@@ -62,7 +62,8 @@ function readArguments(args: string[]): Arguments | "help" {
   if (values.help) return "help";
   if (values.edge !== undefined && !/^https?:\/\/./.test(values.edge))
     throw new UsageError(`--edge is ${JSON.stringify(values.edge)}, not an http: or https: address`);
-  const start: StartOptions = { overflow: "drop_oldest" };
+  // As on the page: a small model repeats itself unless each repetition costs a little more.
+  const start: StartOptions = { overflow: "drop_oldest", repetitionPenalty: 1.05, frequencyPenalty: 0.15 };
   if (values["max-tokens"] !== undefined) start.maxTokens = number("--max-tokens", values["max-tokens"], 1, 0xffff_ffff, true);
   if (values.temperature !== undefined) start.temperature = number("--temperature", values.temperature, 0, 10, false);
   if (values.seed !== undefined) start.seed = number("--seed", values.seed, 0, Number.MAX_SAFE_INTEGER, true);

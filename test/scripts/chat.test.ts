@@ -59,7 +59,7 @@ test("the answer goes to stdout, the rest to stderr", async () => {
     ["system", "Be brief."],
     ["user", "Why blue?"],
   ]);
-  expect(options).toEqual({ maxTokens: 9, temperature: 0, seed: 7, overflow: "drop_oldest" });
+  expect(options).toMatchObject({ maxTokens: 9, temperature: 0, seed: 7, overflow: "drop_oldest" });
   peer.answer(stream, ["Light ", "\u001b[31mscatters."]);
   const { status, out, error } = await running.ended;
   expect(out).toBe("Light [31mscatters.\n");
