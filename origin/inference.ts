@@ -47,6 +47,8 @@ export interface InferenceRequest {
   /** How many likeliest tokens are told with each; undefined: no log-probabilities at all. */
   logprobs: number | undefined;
   format: CompiledFormat | undefined;
+  /** Tokens that the answer has already, sampled elsewhere: they count as generated, and their text is not told again. */
+  continueIds: Int32Array;
   /** Whose line it waits in. */
   class: ClassName;
   /** Asked for, counted from `submit`. */
@@ -67,15 +69,18 @@ export interface TokenLogprobs {
 export interface InferenceListener {
   /** Waiting for a slot; `place` 1 is the next to run. */
   queued(place: number): void;
-  /** Tokens up to `seq` are released with this text (whole code points, perhaps none), and with their log-probabilities where asked for. */
-  tokens(seq: number, text: string, logprobs?: TokenLogprobs[]): void;
+  /**
+   * Tokens up to `seq` are released with this text (whole code points, perhaps none), and with their log-probabilities where asked for.
+   * `ids` are those of all tokens since the last call, or since `continueIds`.
+   */
+  tokens(seq: number, text: string, ids: readonly number[], logprobs?: TokenLogprobs[]): void;
   finished(end: InferenceEnd): void;
   /** The engine ended the answer for a reason of its own. */
   failed(why: string): void;
 }
 
 export interface InferenceEnd {
-  /** Every sampled token counts, the end-of-turn token too. */
+  /** Every sampled token counts, the end-of-turn token and `continueIds` too. */
   seq: number;
   reason: FinishReason;
   /** Of the prompt's tokens, those that were in memory already. */
@@ -88,8 +93,14 @@ export interface InferenceEnd {
 export interface InferenceHandle {
   /** Counted from `submit`. */
   readonly admission: Admission;
+  /** The text of `continueIds`, as far as they are released with it: the answer so far. Empty without them. */
+  readonly continuedText: string;
   /** Ends the answer with reason `cancelled`; no tokens follow. After the end it does nothing. */
   cancel(): void;
+  /** Nobody takes its tokens for now: one may still come, then none until `resume`. Others may have its place meanwhile. */
+  pause(): void;
+  /** It goes on with the token that it would have had. */
+  resume(): void;
 }
 
 export interface InferenceLoad {
