@@ -18,7 +18,6 @@ import {
   type Role,
   type ServerMessage,
   type Slo,
-  type StartOptions,
   type Timings,
   type UpgradeTimings,
   type Usage,
