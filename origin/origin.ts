@@ -7,7 +7,7 @@ import { verifyAssertion } from "./assertion.js";
 import { bounds } from "./bounds.js";
 import { PromptBuilder } from "./chat/prompt.js";
 import { Turnstile } from "./chat/turnstile.js";
-import type { Vocabulary } from "./chat/vocabulary.js";
+import { isText, type Vocabulary } from "./chat/vocabulary.js";
 import { httpRoutes, type OriginState, refusal } from "./http.js";
 import type { Inference } from "./inference.js";
 import { Metrics } from "./metrics.js";
@@ -90,7 +90,8 @@ export class Origin {
     this.#metrics.watchInference(() => inference.load());
     this.#inference = inference;
     const clocks = { clock: new FrameClock(), now: () => performance.now() };
-    const services = { inference, turnstile: new Turnstile(), prompts, terms, metrics: this.#metrics, log, ...clocks };
+    const isSpecial = (token: number): boolean => !isText(vocabulary, token);
+    const services = { inference, turnstile: new Turnstile(), prompts, isSpecial, terms, metrics: this.#metrics, log, ...clocks };
     this.#responses = new Responses(services, this.#epoch);
     return inference;
   }

@@ -51,6 +51,9 @@ export async function prepare(services: Services, request: StartRequest, isOver:
       "field_invalid",
       "format says where the answer may begin and end: leave out minTokens, ignoreEos and continueIds",
     );
+  const special = continueIds.find((id) => services.isSpecial(id));
+  if (special !== undefined)
+    throw new MillraceError("field_invalid", `continueIds has the special token ${special}, which no answer contains`);
   // A format may take as long as a long conversation does.
   const chars = messages.reduce((sum, [, content]) => sum + content.length, options.format ? bounds.tokenizeLongChars + 1 : 0);
   const built = await services.turnstile.run(`${owner.tenant}\0${owner.user}`, chars, async () => {

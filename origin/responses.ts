@@ -24,6 +24,8 @@ export interface Services {
   inference: Inference;
   turnstile: Turnstile;
   prompts: Pick<PromptBuilder, "build">;
+  /** Whether the vocabulary has the token for other things than text, or not at all: no answer is made of it. */
+  isSpecial: (token: number) => boolean;
   terms: ServiceTerms;
   metrics: Metrics;
   clock: FrameClock;
