@@ -6,15 +6,15 @@
 /** Words after which a point ends no sentence, in lower case and without it. */
 const abbreviations = new Set(
   (
-    "mr mrs ms mx dr prof sr jr st rev hon gen col sgt capt lt gov sen rep vs no nos vol pp fig figs eq ch sec art ed eds est dept univ inc ltd co corp " +
+    "mr mrs ms mx dr prof sr jr st rev hon gen col sgt capt lt gov sen rep vs no nos vol p pp fig figs eq ch sec art ed eds est dept univ inc ltd co corp " +
     "jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun approx cf al ca min max tel ext e.g i.e a.m p.m u.s u.k u.n ph.d b.a m.a d.c " +
     "bzw ca z.b d.h u.a usw vgl nr str evtl ggf inkl zzgl mme mlle env p.ex"
   ).split(" "),
 );
 /** Some of these end a sentence as often as not: what follows decides. */
-const openAbbreviations = new Set(["a.m", "p.m", "u.s", "u.k", "u.n", "ph.d", "d.c", "inc", "ltd", "co", "corp", "jr", "sr", "usw", "al"]);
+const openAbbreviations = new Set(["a.m", "p.m", "u.s", "u.k", "u.n", "ph.d", "d.c", "inc", "ltd", "co", "corp", "jr", "sr", "etc", "usw", "al"]);
 
-const closers = /["'”’»)\]}*_`]+$/u;
+const closers = /["'”’»)\]}*_`」』）】〉》]+$/u;
 const cjkStops = /[。！？｡]$/u;
 /** What is kept of the sentence that has begun: enough for any word and its stop. */
 const tailLengthMax = 160;
@@ -68,7 +68,7 @@ function isEnd(before: string, after: string): boolean {
   const gap = before.slice(said.length);
   // A blank line ends a heading and an item of a list too, whatever they end with.
   if (/\n[^\S\n]*\n/u.test(gap)) return true;
-  if (/^[)\]}"'”’»。！？｡.!?…]/u.test(after) && gap === "") return false;
+  if (/^[)\]}"'”’»」』）】〉》。！？｡.!?…]/u.test(after) && gap === "") return false;
   const core = said.replace(closers, "");
   if (cjkStops.test(core)) return true;
   if (gap === "") return false;

@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { Engine } from "../engine/binding/index.js";
 import { type CrowdShape, type Member, makeCrowd, promptTokens } from "./crowd/members.js";
-import { Random } from "./crowd/random.js";
+import { Random } from "./random.js";
 import { type Answer, type CrowdRun, difference, runCrowd } from "./crowd/run.js";
 import { tokensOfText } from "./eval/windows.js";
 import { runAsCommand } from "./setup/command.js";

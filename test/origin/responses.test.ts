@@ -283,7 +283,13 @@ describe("cancelling", () => {
     await settled();
     nowMs = 60_000;
     responses.tick();
-    expect([events.slice(1), inference.cancelled]).toEqual([[["resumed", 1], ["tokens", 1, "a"]], []]);
+    expect([events.slice(1), inference.cancelled]).toEqual([
+      [
+        ["resumed", 1],
+        ["tokens", 1, "a"],
+      ],
+      [],
+    ]);
   });
 });
 
@@ -304,7 +310,10 @@ describe("credit", () => {
     expect(events.at(-1)).toEqual(["tokens", 1, "a"]);
     nowMs = 300;
     response.credit(subscription, 5);
-    expect([inference.held, events.at(-1)]).toEqual([["pause 0", "resume 0"], ["tokens", 2, "b"]]);
+    expect([inference.held, events.at(-1)]).toEqual([
+      ["pause 0", "resume 0"],
+      ["tokens", 2, "b"],
+    ]);
     listener().finished({ ...end, seq: 2 });
     expect(events.at(-1)).toMatchObject(["done", { timings: { parkedMs: expect.closeTo(300, -2), gapCause: expect.any(String) } }]);
   });
@@ -323,7 +332,11 @@ describe("credit", () => {
     for (let index = 0; index <= limits.parkedOfTenantMax; index++) start(request({ creditSeq: 0 }));
     await settled();
     expect(events.filter(([what]) => what === "failed")).toEqual([
-      ["failed", "credit_exhausted", `credit ended with token 0, and ${limits.parkedOfTenantMax} answers of this tenant are parked already`],
+      [
+        "failed",
+        "credit_exhausted",
+        `credit ended with token 0, and ${limits.parkedOfTenantMax} answers of this tenant are parked already`,
+      ],
     ]);
     start({ ...request({ creditSeq: 0 }), owner: { tenant: "tenant-2", user: "user-1" } });
     await settled();
@@ -341,7 +354,11 @@ describe("what is kept", () => {
     responses.tick();
     expect(resume(response.id, 0).kind).toBe("subscribed");
     await settled();
-    expect(events.slice(-3)).toEqual([["resumed", 1], ["tokens", 1, "a"], ["done", expect.anything()]]);
+    expect(events.slice(-3)).toEqual([
+      ["resumed", 1],
+      ["tokens", 1, "a"],
+      ["done", expect.anything()],
+    ]);
     nowMs = bounds.logsKeptMs + 100;
     responses.tick();
     expect(resume(response.id, 0)).toEqual({ kind: "expired", seq: 1, reason: "stop" });

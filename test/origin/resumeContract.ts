@@ -153,8 +153,7 @@ export function resumeContract(name: string, open: (options?: Partial<SimulatedO
       client.send([Op.CREDIT, 1, all]);
       expect(await readAnswer(client, 1, { text: had.text + more.text, seq: 20 })).toMatchObject(other);
       const done = client.received.at(-1);
-      expect(done?.[7]).toMatchObject({ parkedMs: expect.any(Number) });
-      expect((done?.[7] as { parkedMs: number }).parkedMs).toBeGreaterThan(0);
+      expect(done?.[0] === Op.DONE && done[7].parkedMs).toBeGreaterThan(0);
     });
 
     // The engine runs as far as the most eager subscriber; each has its own place.

@@ -11,7 +11,7 @@ import { limits } from "../../shared/limits.js";
 import { Op, type Tokens } from "../../shared/protocol.js";
 import { resumeContract } from "./resumeContract.js";
 import { type Carrier, sessionContract } from "./sessionContract.js";
-import { claims, edge, epoch, originName, type Had, readAnswer, SocketClient, sign, simulatedResponses, TestClient } from "./support.js";
+import { claims, edge, epoch, type Had, originName, readAnswer, SocketClient, sign, simulatedResponses, TestClient } from "./support.js";
 
 /** A session and its client, joined without a socket. Bytes are spoilt after the callback, as uWebSockets.js does. */
 class FakeClient extends TestClient {
@@ -214,9 +214,9 @@ const frame = fc.oneof(
   fc.integer({ min: 1, max: 4 }).map((stream) => packed([Op.CANCEL, stream])),
   fc.integer({ min: 1, max: 4 }).map((stream) => packed([Op.START, stream, [["user", "hi"]], { key: "k", creditSeq: 1, maxTokens: 3 }])),
   fc.tuple(fc.constantFrom(Op.CREDIT, Op.TRUNCATE), fc.integer({ min: 1, max: 4 }), fc.nat(9)).map(packed),
-  fc.tuple(fc.integer({ min: 1, max: 6 }), fc.constantFrom(epoch, "other"), fc.nat(5)).map(([stream, run, seq]) =>
-    packed([Op.RESUME, stream, run, "no such response", seq, 9]),
-  ),
+  fc
+    .tuple(fc.integer({ min: 1, max: 6 }), fc.constantFrom(epoch, "other"), fc.nat(5))
+    .map(([stream, run, seq]) => packed([Op.RESUME, stream, run, "no such response", seq, 9])),
 );
 
 /** Anything as a frame; what MessagePack cannot carry is sent as an empty one. */

@@ -122,7 +122,10 @@ describe("an upgrade", () => {
   test("for another run of the origin is answered epoch_changed", async () => {
     const { port } = await ready();
     const reply = await upgrade(port, await sign(claims({ epoch: "an earlier run" })));
-    expect([reply.status, errorOf(reply)]).toEqual([503, { code: "epoch_changed", message: expect.stringContaining("not an earlier run") }]);
+    expect([reply.status, errorOf(reply)]).toEqual([
+      503,
+      { code: "epoch_changed", message: expect.stringContaining("not an earlier run") },
+    ]);
   });
 
   test("brings what HELLO tells the client of its session", async () => {
@@ -130,7 +133,11 @@ describe("an upgrade", () => {
     const upgrading = { redeemMs: 1, chooseMs: 2, connectMs: 3 };
     const client = await SocketClient.connect(port, await sign(claims({ resume: "a token", upgrade: upgrading })));
     closing.unshift(() => client.disconnect());
-    expect((await client.nextOf(Op.HELLO))[2]).toMatchObject({ resumeToken: "a token", failoverWaitMs: limits.failoverWaitMs, upgrade: upgrading });
+    expect((await client.nextOf(Op.HELLO))[2]).toMatchObject({
+      resumeToken: "a token",
+      failoverWaitMs: limits.failoverWaitMs,
+      upgrade: upgrading,
+    });
   });
 
   // Who it is comes before everything else: a stranger learns nothing of versions.

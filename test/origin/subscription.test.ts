@@ -36,8 +36,7 @@ function subscribe(options: Partial<SubscriptionOptions> = {}): Subscription {
 }
 
 function say(...texts: string[]): void {
-  for (const text of texts)
-    log.append({ seq: log.seq + 1, text, ids: [log.seq + 7], ends: [new TextEncoder().encode(text).length] });
+  for (const text of texts) log.append({ seq: log.seq + 1, text, ids: [log.seq + 7], ends: [new TextEncoder().encode(text).length] });
 }
 
 test("voice gets each token at once", () => {
