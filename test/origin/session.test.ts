@@ -2,61 +2,16 @@
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
 import { Origin } from "../../origin/origin.js";
-import { Session, type SessionSocket } from "../../origin/session.js";
+import type { Session } from "../../origin/session.js";
 import { SimulatedInference, type SimulatedOptions, simulatedVocabulary } from "../../origin/simulated.js";
-import type { AssertionClaims } from "../../shared/assertion.js";
 import { encode } from "../../shared/codec.js";
 import { closeCodeOf, errorTable, MillraceError } from "../../shared/errors.js";
 import { limits } from "../../shared/limits.js";
 import { Op, type Tokens } from "../../shared/protocol.js";
+import { type FakeClient, openFake } from "./fakeClient.js";
 import { resumeContract } from "./resumeContract.js";
 import { type Carrier, sessionContract } from "./sessionContract.js";
 import { claims, edge, epoch, type Had, originName, readAnswer, SocketClient, sign, simulatedResponses, TestClient } from "./support.js";
-
-/** A session and its client, joined without a socket. Bytes are spoilt after the callback, as uWebSockets.js does. */
-class FakeClient extends TestClient {
-  session!: Session;
-  /** What `send` answers. */
-  takes = true;
-  isFull = false;
-  readonly socket: SessionSocket = {
-    send: (bytes) => {
-      if (this.takes) this.arrive(bytes);
-      return this.takes;
-    },
-    isFull: () => this.isFull,
-    close: (code, reason, last) => {
-      if (last) this.arrive(last);
-      this.finish({ code, reason });
-      this.session.closed();
-    },
-  };
-
-  override sendRaw(bytes: Uint8Array | string): void {
-    const copy = typeof bytes === "string" ? new TextEncoder().encode(bytes) : Uint8Array.from(bytes);
-    this.session.receive(copy, typeof bytes !== "string");
-    copy.fill(0xc1);
-  }
-
-  override disconnect(): void {
-    this.session.closed();
-  }
-}
-
-const info = { epoch, engine: "simulated", model: "simulated", contextTokens: 2_048 } as const;
-
-function openFake(
-  parts: ReturnType<typeof simulatedResponses>,
-  streamLimits = {},
-  now?: () => number,
-  changes: Partial<AssertionClaims> = {},
-): FakeClient {
-  const client = new FakeClient();
-  const limits = { ...claims().limits, ...streamLimits };
-  client.session = new Session(client.socket, claims({ limits, ...changes }), parts.responses, info, now);
-  client.session.open();
-  return client;
-}
 
 async function overFakes(options: Partial<SimulatedOptions> = {}, drainMs = 5_000): Promise<Carrier> {
   const parts = simulatedResponses(options);
