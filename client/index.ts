@@ -3,10 +3,20 @@
  * msgpackr/index-no-eval: the usual build tries `new Function`, which fails without harm but is reported.
  */
 export { type ErrorCode, MillraceError, type Retry } from "../shared/errors.js";
-export type { ChatMessage, FinishReason, HelloInfo, Role, ServerMessage, StartOptions, Timings, Usage } from "../shared/protocol.js";
+export type {
+  Admission,
+  ChatMessage,
+  FinishReason,
+  HelloInfo,
+  Role,
+  ServerMessage,
+  StartOptions,
+  Timings,
+  Usage,
+} from "../shared/protocol.js";
 export { type Connection, type ConnectOptions, connect, type Message, type Socket, type SocketConstructor } from "./connection.js";
 export { Conversation } from "./conversation.js";
 export { Link, type LinkState } from "./link.js";
 export type { Measures } from "./pace.js";
-export type { Finished, Response } from "./response.js";
+export type { Finished, Response, TokenLogprobs } from "./response.js";
 export { fetchTicket, type Ticket } from "./ticket.js";

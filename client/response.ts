@@ -4,7 +4,17 @@
  */
 import { Digest } from "../shared/digest.js";
 import { MillraceError } from "../shared/errors.js";
-import { type Done, type FinishReason, Op, type ServerMessage, type Timings, type Tokens, type Usage } from "../shared/protocol.js";
+import {
+  type Admission,
+  type Done,
+  type FinishReason,
+  type Logprobs,
+  Op,
+  type ServerMessage,
+  type Timings,
+  type Tokens,
+  type Usage,
+} from "../shared/protocol.js";
 import { clientLimits } from "./limits.js";
 import { type Measures, Pace } from "./pace.js";
 
@@ -14,6 +24,13 @@ export interface Finished {
   timings: Timings;
 }
 
+/** A token's log-probability in the model's own distribution, and the likeliest tokens' in falling order. */
+export interface TokenLogprobs {
+  id: number;
+  logprob: number;
+  top: { id: number; logprob: number }[];
+}
+
 export class Response implements AsyncIterable<string> {
   /** Settles once: with how the answer ended, or with the MillraceError that ended it. Leaving it alone is allowed. */
   readonly done: Promise<Finished>;
@@ -21,11 +38,14 @@ export class Response implements AsyncIterable<string> {
   onQueued: ((place: number) => void) | undefined;
 
   #text = "";
+  #logprobs: TokenLogprobs[] = [];
+  #logprobsSeq = 0;
   #seq = 0;
   #digest = new Digest();
   #pace: Pace;
   #id: string | undefined;
   #promptTokens = 0;
+  #admission: Admission | undefined;
   #droppedTurns = 0;
   #finished: Finished | undefined;
   #error: MillraceError | undefined;
@@ -49,9 +69,19 @@ export class Response implements AsyncIterable<string> {
     return this.#text;
   }
 
+  /** One a token, where START asked for `logprobs`. */
+  get logprobs(): readonly TokenLogprobs[] {
+    return this.#logprobs;
+  }
+
   /** The origin's name for this answer, once it has been taken. */
   get id(): string | undefined {
     return this.#id;
+  }
+
+  /** What was promised, or how long it is expected to wait for a promise; once it has been taken. */
+  get admission(): Admission | undefined {
+    return this.#admission;
   }
 
   get promptTokens(): number {
@@ -128,7 +158,8 @@ export class Response implements AsyncIterable<string> {
   apply(message: ServerMessage): void {
     if (this.ended) return;
     if (message[0] === Op.TOKENS) this.#append(message);
-    else if (message[0] === Op.STARTED) [, , this.#id, this.#promptTokens, this.#droppedTurns] = message;
+    else if (message[0] === Op.LOGPROBS) this.#appendLogprobs(message);
+    else if (message[0] === Op.STARTED) [, , this.#id, this.#promptTokens, this.#droppedTurns, this.#admission] = message;
     else if (message[0] === Op.QUEUED) this.onQueued?.(message[2]);
     else if (message[0] === Op.DONE) this.#finish(message);
     else if (message[0] === Op.ERROR) this.fail(new MillraceError(message[2], message[3], message[4]));
@@ -150,6 +181,16 @@ export class Response implements AsyncIterable<string> {
     this.#digest.update(utf8.encode(text));
     this.#text += text;
     this.#wake();
+  }
+
+  #appendLogprobs([, , seq, tokens]: Logprobs): void {
+    if (seq <= this.#logprobsSeq) return;
+    this.#logprobsSeq = seq;
+    for (const row of tokens) {
+      const pairs = Array.from({ length: row.length / 2 }, (_, index) => ({ id: row[2 * index] ?? 0, logprob: row[2 * index + 1] ?? 0 }));
+      const [own = { id: 0, logprob: 0 }, ...top] = pairs;
+      this.#logprobs.push({ ...own, top });
+    }
   }
 
   #finish([, , , reason, textBytes, digest, usage, timings]: Done): void {

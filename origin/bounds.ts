@@ -14,12 +14,26 @@ export const bounds = {
   tickMs: 1_000,
   /** Where the client leaves maxTokens open and old turns may go: the room made for the answer, at most a quarter of the context. */
   answerTokensMin: 512,
+  /** Conversations tokenized at once, of libuv's four threads; of these, such as are longer than so many characters. */
+  tokenizeAtOnceMax: 3,
+  tokenizeLongAtOnceMax: 2,
+  tokenizeLongChars: 32_768,
+  /** Conversations that may wait for their turn: of one user, and of all. */
+  tokenizeWaitingOfUserMax: 64,
+  tokenizeWaitingMax: 512,
   /** When an origin that is full, loading or stopping suggests to come back. */
   retryAfterMs: 1_000,
   /** Longest assertion that is looked at. */
   assertionBytesMax: 4_096,
   /** A key file is a JWK of some 100 bytes. */
   keyFileBytesMax: 16_384,
+  /** Largest file of classes and tenants, and most tenants in it. */
+  classesFileBytesMax: 1_048_576,
+  tenantsMax: 10_000,
+  tenantWeightMin: 0.001,
+  tenantWeightMax: 1_000,
+  /** Tokens in one LOGPROBS; more go as several. */
+  logprobsTokensMax: 256,
 } as const;
 
 /** What a START that says nothing is sampled with: SmolLM2's model card suggests temperature 0.2 and top-p 0.9; all else is off. */

@@ -8,6 +8,7 @@ import { parseArgs } from "node:util";
 import { limits } from "../shared/limits.js";
 import { readEdgeKey } from "./assertion.js";
 import { bounds } from "./bounds.js";
+import { readTerms, ServiceTerms } from "./terms.js";
 
 export interface Config {
   host: string;
@@ -22,6 +23,8 @@ export interface Config {
   contextTokens: number | undefined;
   kvMemoryBytes: number | undefined;
   slots: number | undefined;
+  kvType: "f16" | "q8" | undefined;
+  terms: ServiceTerms;
   drainMs: number;
   simulatedTokensPerSecond: number;
   simulatedAnswerTokens: number;
@@ -42,7 +45,9 @@ const flags = {
   threads: "N          threads that compute (what affinity and cgroup allow)",
   ctx: "N          most tokens of one conversation (the model's, at most 8192)",
   "kv-memory": "BYTES      ceiling of KV memory, e.g. 2GiB (computed)",
+  "kv-type": "TYPE       keys and values in f16, or in 8 bits: q8 (f16)",
   slots: "N          answers decoded at once (32)",
+  classes: "PATH       JSON with other deadlines of classes, and tenants' weights (none)",
   "drain-ms": `N          how long SIGTERM lets answers finish (${limits.drainMs})`,
   "simulated-rate": "N          simulated tokens per second and answer (50)",
   "simulated-answer": "N          tokens after which a simulated answer ends (256)",
@@ -77,6 +82,8 @@ export function readConfig(args: readonly string[], env: Readonly<Record<string,
     contextTokens: integer("ctx", 16, 1 << 24),
     kvMemoryBytes: parseBytes("kv-memory", read("kv-memory")),
     slots: integer("slots", 1, 4_096),
+    kvType: parseKvType(read("kv-type")),
+    terms: loadTerms(read("classes")),
     drainMs: integer("drain-ms", 0, 3_600_000) ?? limits.drainMs,
     simulatedTokensPerSecond: integer("simulated-rate", 1, 100_000) ?? 50,
     simulatedAnswerTokens: integer("simulated-answer", 1, 1 << 24) ?? 256,
@@ -103,11 +110,28 @@ function loadEdgeKey(path: string | undefined): KeyObject {
   }
 }
 
+function loadTerms(path: string | undefined): ServiceTerms {
+  if (path === undefined) return new ServiceTerms();
+  try {
+    const text = readFileSync(path, "utf8");
+    if (text.length > bounds.classesFileBytesMax) throw new Error(`it has ${text.length} characters, over ${bounds.classesFileBytesMax}`);
+    return readTerms(text);
+  } catch (error) {
+    throw new ConfigError(`--classes ${path} cannot be used: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}
+
 function parseInteger(flag: Flag, text: string | undefined, min: number, max: number): number | undefined {
   if (text === undefined) return undefined;
   const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
   if (!(value >= min && value <= max)) throw new ConfigError(`--${flag} is ${JSON.stringify(text)}, not an integer from ${min} to ${max}`);
   return value;
+}
+
+function parseKvType(text: string | undefined): "f16" | "q8" | undefined {
+  if (text !== undefined && text !== "f16" && text !== "q8")
+    throw new ConfigError(`--kv-type is ${JSON.stringify(text)}, not "f16" or "q8"`);
+  return text;
 }
 
 const byteUnits: Record<string, number> = { "": 1, kib: 2 ** 10, mib: 2 ** 20, gib: 2 ** 30, tib: 2 ** 40 };

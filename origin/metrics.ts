@@ -19,6 +19,7 @@ export class Metrics {
   readonly #duration = this.#histogram("gen_ai_server_request_duration_seconds", "START received to its end", answerBucketsS);
   readonly #itl = this.#histogram("millrace_inter_token_latency_seconds", "Between consecutive releases of an answer", tokenBucketsS);
   readonly #prompt = this.#counter("millrace_prompt_tokens_total", "Tokens of prompts taken", []);
+  readonly #cached = this.#counter("millrace_prefix_cache_hits_total", "Tokens of ended answers' prompts found in memory", []);
   readonly #generation = this.#counter("millrace_generation_tokens_total", "Tokens sampled for ended answers", []);
   readonly #success = this.#counter("millrace_request_success_total", "Answers that ended with DONE", ["finished_reason"]);
   readonly #failure = this.#counter("millrace_request_failure_total", "Answers that ended with ERROR", ["code"]);
@@ -37,6 +38,7 @@ export class Metrics {
     this.#gauge("millrace_slots", "Requests that can run at once", () => this.#load?.().slots);
     this.#gauge("millrace_kv_cache_mapped_bytes", "KV memory mapped", () => this.#load?.().kvBytesMapped);
     this.#gauge("millrace_kv_cache_max_bytes", "KV memory that may be mapped", () => this.#load?.().kvBytesMax);
+    this.#watchMisses();
     this.#gauge("millrace_sockets_open", "WebSockets open", () => this.#sockets().open);
     this.#gauge("millrace_sockets_backpressured", "WebSockets whose client reads too slowly", () => this.#sockets().backpressured);
   }
@@ -62,8 +64,12 @@ export class Metrics {
     this.#itl.observe({ class: name }, ms / 1_000);
   }
 
-  done(name: ClassName, answer: { reason: FinishReason; tokens: number; durationMs: number; decodeMs: number }): void {
+  done(
+    name: ClassName,
+    answer: { reason: FinishReason; cachedTokens: number; tokens: number; durationMs: number; decodeMs: number },
+  ): void {
     this.#success.inc({ finished_reason: answer.reason });
+    this.#cached.inc(answer.cachedTokens);
     this.#generation.inc(answer.tokens);
     this.#duration.observe({ class: name }, answer.durationMs / 1_000);
     if (answer.tokens > 1) this.#tpot.observe({ class: name }, answer.decodeMs / (answer.tokens - 1) / 1_000);
@@ -91,6 +97,21 @@ export class Metrics {
 
   #counter<Label extends string>(name: string, help: string, labelNames: Label[]): Counter<Label> {
     return new Counter({ name, help, labelNames, registers: [this.#registry] });
+  }
+
+  /** The engine counts them; a scrape reads how far it got. */
+  #watchMisses(): void {
+    const read = (): Readonly<Record<string, number>> => this.#load?.().misses ?? {};
+    new Counter({
+      name: "millrace_deadline_misses_total",
+      help: "Tokens that came after they were due, by what held them up",
+      labelNames: ["cause"],
+      registers: [this.#registry],
+      collect() {
+        this.reset();
+        for (const [cause, count] of Object.entries(read())) this.inc({ cause }, count);
+      },
+    });
   }
 
   #gauge(name: string, help: string, read: () => number | undefined): void {

@@ -1,8 +1,8 @@
 /** The native engine behind the inference seam. Nobody else in the origin imports the binding. */
-import { Engine, type EngineEvent, type LoadOptions } from "../engine/binding/index.js";
+import { Engine, EngineError, type EngineEvent, type Grammar, type LoadOptions } from "../engine/binding/index.js";
+import { Digest } from "../shared/digest.js";
 import { MillraceError } from "../shared/errors.js";
-import { limits } from "../shared/limits.js";
-import { bounds } from "./bounds.js";
+import type { Format } from "../shared/protocol.js";
 import type { Vocabulary } from "./chat/vocabulary.js";
 import type { Inference, InferenceHandle, InferenceListener, InferenceLoad, InferenceModel, InferenceRequest } from "./inference.js";
 
@@ -14,6 +14,7 @@ export interface NativeConfig {
   contextTokens: number | undefined;
   kvMemoryBytes: number | undefined;
   slots: number | undefined;
+  kvType: "f16" | "q8" | undefined;
 }
 
 /** @throws EngineError saying what is wrong with the file or the options. */
@@ -21,8 +22,8 @@ export async function loadNative(
   config: NativeConfig,
   log: (line: string) => void,
 ): Promise<{ inference: Inference; vocabulary: Vocabulary }> {
-  const { model: path, threads, contextTokens, kvMemoryBytes, slots } = config;
-  const chosen = Object.entries({ threads, contextTokens, kvMemoryBytes, slots }).filter(([, value]) => value !== undefined);
+  const { model: path, threads, contextTokens, kvMemoryBytes, slots, kvType } = config;
+  const chosen = Object.entries({ threads, contextTokens, kvMemoryBytes, slots, kvType }).filter(([, value]) => value !== undefined);
   const engine = await Engine.load({ path, ...(Object.fromEntries(chosen) as Partial<LoadOptions>) });
   for (const line of engine.info.log) log(line);
   return { inference: new NativeInference(engine), vocabulary: engine.vocabulary() };
@@ -44,20 +45,54 @@ export class NativeInference implements Inference {
         "context_exceeded",
         `the prompt's ${request.prompt.length} tokens plus maxTokens ${request.maxTokens} are ${total}, over the context of ${this.model.contextTokens}`,
       );
-    const { waiting } = this.engine.stats();
-    if (waiting >= limits.waitingMax)
-      throw new MillraceError("overloaded", `${waiting} requests wait for a slot already, the most there may be`, bounds.retryAfterMs);
-    const id = this.engine.submit(request, (event) => tell(listener, event));
-    return { cancel: () => this.engine.cancel(id) };
+    const strange = Object.keys(request.logitBias).find((id) => Number(id) >= this.engine.info.vocabularySize);
+    if (strange !== undefined)
+      throw new MillraceError(
+        "field_invalid",
+        `logitBias names token ${strange}, which is not in the model's vocabulary of ${this.engine.info.vocabularySize}`,
+      );
+    const { class: service, deadlines, tenant, logprobs, format, ...rest } = request;
+    const asked = {
+      ...{ ...rest, ...deadlines, service, tenant: numberOf(tenant) },
+      ...(logprobs === undefined ? {} : { logprobs }),
+      ...(format === undefined ? {} : { grammar: format as Grammar }),
+    };
+    const { id, admission } = refusable(() => this.engine.offer(asked, (event) => tell(listener, event)));
+    return { admission, cancel: () => this.engine.cancel(id) };
+  }
+
+  async compile(format: Format): Promise<Grammar> {
+    try {
+      return await this.engine.compile(format);
+    } catch (error) {
+      throw new MillraceError("field_invalid", `the format cannot be used: ${error instanceof Error ? error.message : String(error)}`);
+    }
   }
 
   load(): InferenceLoad {
-    const { running, waiting, slots, kvBytesMapped, kvBytesMax } = this.engine.stats();
-    return { running, waiting, slots, kvBytesMapped, kvBytesMax };
+    const { running, waiting, slots, kvBytesMapped, kvBytesMax, misses } = this.engine.stats();
+    return { running, waiting, slots, kvBytesMapped, kvBytesMax, misses };
   }
 
   close(): Promise<void> {
     return this.engine.close();
+  }
+}
+
+/** Tenants are told apart by number; two that share one share their part of the engine too. */
+function numberOf(tenant: string): number {
+  const digest = new Digest();
+  digest.update(new TextEncoder().encode(tenant));
+  return digest.value;
+}
+
+/** What the engine refuses because it has no room now is `overloaded`, with its own word on when to try again. */
+function refusable<Value>(submit: () => Value): Value {
+  try {
+    return submit();
+  } catch (error) {
+    if (error instanceof EngineError && error.retryAfterMs > 0) throw new MillraceError("overloaded", error.message, error.retryAfterMs);
+    throw error;
   }
 }
 
@@ -69,7 +104,7 @@ function tell(listener: InferenceListener, event: EngineEvent): void {
     case "started":
       break;
     case "tokens":
-      listener.tokens(event.seq, event.text);
+      listener.tokens(event.seq, event.text, event.logprobs);
       break;
     case "finished":
       finish(listener, event);
@@ -77,11 +112,11 @@ function tell(listener: InferenceListener, event: EngineEvent): void {
 }
 
 function finish(listener: InferenceListener, event: EngineEvent & { kind: "finished" }): void {
-  const { seq, reason } = event;
+  const { seq, reason, cachedTokens } = event;
   if (reason === "closed") listener.failed("the engine was closed while it answered");
-  else if (reason === "failed") listener.failed(`the engine gave up after token ${seq}`);
+  else if (reason === "failed") listener.failed(`the engine gave up after token ${seq}: ${event.error}`);
   else {
     const [queueMs, prefillMs, decodeMs] = [event.queueUs / 1_000, event.prefillUs / 1_000, event.decodeUs / 1_000];
-    listener.finished({ seq, reason, queueMs, prefillMs, decodeMs });
+    listener.finished({ seq, reason, cachedTokens, queueMs, prefillMs, decodeMs });
   }
 }

@@ -5,6 +5,7 @@ import { subprotocol } from "../shared/protocol.js";
 import { verifyAssertion } from "./assertion.js";
 import { bounds } from "./bounds.js";
 import { PromptBuilder } from "./chat/prompt.js";
+import { Turnstile } from "./chat/turnstile.js";
 import type { Vocabulary } from "./chat/vocabulary.js";
 import { httpRoutes, type OriginState, refusal } from "./http.js";
 import type { Inference } from "./inference.js";
@@ -12,6 +13,7 @@ import { Metrics } from "./metrics.js";
 import { Responses } from "./responses.js";
 import { Session } from "./session.js";
 import { type Connection, listen, type Server, type UpgradeRequest } from "./socket.js";
+import { ServiceTerms } from "./terms.js";
 
 export interface OriginOptions {
   host: string;
@@ -20,6 +22,8 @@ export interface OriginOptions {
   /** The audience that the edge's assertions have to name. */
   name: string;
   edgeKey: KeyObject;
+  /** What is promised to whom; by default that of shared/classes.ts. */
+  terms?: ServiceTerms;
   /** How long a drain lets running answers finish. */
   drainMs: number;
   load: () => Promise<{ inference: Inference; vocabulary: Vocabulary }>;
@@ -75,11 +79,11 @@ export class Origin {
   /** Loads the model; until then upgrades are answered with `model_loading`. @throws what the loader throws. */
   async load(): Promise<Inference> {
     const { inference, vocabulary } = await this.options.load();
-    const { log } = this.options;
+    const { log, terms = new ServiceTerms() } = this.options;
     const prompts = new PromptBuilder(vocabulary, inference.model.contextTokens);
     this.#metrics.watchInference(() => inference.load());
     this.#inference = inference;
-    this.#responses = new Responses({ inference, prompts, metrics: this.#metrics, log });
+    this.#responses = new Responses({ inference, turnstile: new Turnstile(), prompts, terms, metrics: this.#metrics, log });
     return inference;
   }
 

@@ -2,26 +2,31 @@
 import { randomInt, randomUUID } from "node:crypto";
 import type { ClassName } from "../shared/classes.js";
 import { MillraceError } from "../shared/errors.js";
-import type { ChatMessage, FinishReason, StartOptions, Timings, Usage } from "../shared/protocol.js";
+import type { Admission, ChatMessage, FinishReason, StartOptions, Timings, Usage } from "../shared/protocol.js";
 import { bounds, samplingDefaults } from "./bounds.js";
 import type { PromptBuilder } from "./chat/prompt.js";
-import type { Inference, InferenceEnd, InferenceHandle, InferenceListener } from "./inference.js";
+import type { Turnstile } from "./chat/turnstile.js";
+import type { Inference, InferenceEnd, InferenceHandle, InferenceListener, TokenLogprobs } from "./inference.js";
 import { ResponseLog } from "./log.js";
 import type { Metrics } from "./metrics.js";
+import type { ServiceTerms } from "./terms.js";
 
 export interface StartRequest {
   messages: readonly ChatMessage[];
   options: StartOptions;
   class: ClassName;
+  tenant: string;
+  /** Unique in the tenant. */
+  user: string;
   /** Most tokens this session may ask for. */
   tokensMax: number;
 }
 
 /** Who is told. Calls come in the wire's order, never inside `start` or `cancel`, and end with exactly one of `done` or `failed`. */
 export interface Subscriber {
-  started(response: string, promptTokens: number, droppedTurns: number): void;
+  started(response: string, promptTokens: number, droppedTurns: number, admission: Admission): void;
   queued(place: number): void;
-  tokens(seq: number, text: string): void;
+  tokens(seq: number, text: string, logprobs?: TokenLogprobs[]): void;
   done(end: Ending): void;
   failed(error: MillraceError): void;
 }
@@ -38,7 +43,9 @@ export interface Ending {
 /** What an answer needs of the origin around it. */
 export interface Services {
   inference: Inference;
+  turnstile: Turnstile;
   prompts: Pick<PromptBuilder, "build">;
+  terms: ServiceTerms;
   metrics: Metrics;
   log: (line: string) => void;
 }
@@ -114,7 +121,7 @@ export class Response {
       return;
     }
     this.#isCancelled = true;
-    queueMicrotask(() => this.#finish({ seq: 0, reason: "cancelled", queueMs: 0, prefillMs: 0, decodeMs: 0 }));
+    queueMicrotask(() => this.#finish({ seq: 0, reason: "cancelled", cachedTokens: 0, queueMs: 0, prefillMs: 0, decodeMs: 0 }));
   }
 
   /** Cancels without telling anyone: the subscriber is gone. */
@@ -133,19 +140,51 @@ export class Response {
     this.onEnd();
   }
 
-  async #run({ messages, options, tokensMax }: StartRequest): Promise<void> {
-    const { maxTokens, seed, stop, overflow = "refuse" } = options;
-    const prompt = await this.services.prompts.build(messages, { maxTokens, tokensMax, overflow });
-    if (this.#over || this.#isCancelled) return;
+  async #run({ messages, options, class: service, tenant, user, tokensMax }: StartRequest): Promise<void> {
+    const { maxTokens, minTokens = 0, seed, stop = [], ignoreEos = false, logitBias = {}, logprobs, overflow = "refuse" } = options;
+    const { tenantWeight, ...asked } = this.services.terms.of(service, tenant, options);
+    if (options.format && (minTokens > 0 || ignoreEos))
+      throw new MillraceError("field_invalid", "format says where the answer may end: leave out minTokens and ignoreEos");
+    // A format may take as long as a long conversation does.
+    const chars = messages.reduce((sum, [, content]) => sum + content.length, options.format ? bounds.tokenizeLongChars + 1 : 0);
+    const prepared = await this.services.turnstile.run(`${tenant}\0${user}`, chars, async () => {
+      if (this.#over || this.#isCancelled) return undefined;
+      const prompt = await this.services.prompts.build(messages, { maxTokens, tokensMax, overflow });
+      return { prompt, format: options.format && (await this.services.inference.compile(options.format)) };
+    });
+    if (!prepared || this.#over || this.#isCancelled) return;
+    const { prompt, format } = prepared;
+    if (minTokens > prompt.maxTokens)
+      throw new MillraceError("field_invalid", `minTokens is ${minTokens}, over the ${prompt.maxTokens} that the answer may have`);
     const sampling = { ...samplingDefaults, ...pickSampling(options) };
     this.#promptTokens = prompt.ids.length;
     this.#preparedMs = performance.now() - this.#receivedMs;
     this.#handle = this.services.inference.submit(
-      { ...sampling, prompt: prompt.ids, maxTokens: prompt.maxTokens, seed: seed ?? randomInt(2 ** 48 - 1), stop: stop ?? [] },
+      {
+        ...sampling,
+        prompt: prompt.ids,
+        maxTokens: prompt.maxTokens,
+        seed: seed ?? randomInt(2 ** 48 - 1),
+        stop,
+        minTokens,
+        ignoreEos,
+        logitBias,
+        logprobs,
+        format,
+        class: service,
+        // Promises count from START, the engine's from here.
+        deadlines: { ...asked, ttftMs: Math.max(1, asked.ttftMs - this.#preparedMs) },
+        tenant,
+        tenantWeight,
+      },
       this.#listener(),
     );
     this.services.metrics.taken(this.#promptTokens);
-    this.subscriber?.started(this.id, this.#promptTokens, prompt.dropped);
+    this.subscriber?.started(this.id, this.#promptTokens, prompt.dropped, this.#sinceStart(this.#handle.admission));
+  }
+
+  #sinceStart(admission: Admission): Admission {
+    return "waitMs" in admission ? admission : { ...admission, ttftMs: admission.ttftMs + this.#preparedMs };
   }
 
   #listener(): InferenceListener {
@@ -153,33 +192,33 @@ export class Response {
       queued: (place) => {
         if (!this.#over) this.subscriber?.queued(place);
       },
-      tokens: (seq, text) => this.#tokens(seq, text),
+      tokens: (seq, text, logprobs) => this.#tokens(seq, text, logprobs),
       finished: (end) => this.#finish(end),
       failed: (why) => this.fail(new MillraceError("internal", why)),
     };
   }
 
-  #tokens(seq: number, text: string): void {
+  #tokens(seq: number, text: string, logprobs: TokenLogprobs[] | undefined): void {
     if (this.#over) return;
     const now = performance.now();
     if (this.#log.seq === 0) this.services.metrics.firstToken(this.#class, now - this.#receivedMs);
     else this.services.metrics.laterToken(this.#class, now - this.#lastTokenMs);
     this.#lastTokenMs = now;
     this.#log.append(seq, text);
-    this.subscriber?.tokens(seq, text);
+    this.subscriber?.tokens(seq, text, logprobs);
   }
 
-  #finish({ seq, reason, queueMs, prefillMs, decodeMs }: InferenceEnd): void {
+  #finish({ seq, reason, cachedTokens, queueMs, prefillMs, decodeMs }: InferenceEnd): void {
     if (this.#over) return;
     this.#over = true;
     const durationMs = performance.now() - this.#receivedMs;
-    this.services.metrics.done(this.#class, { reason, tokens: seq, durationMs, decodeMs });
+    this.services.metrics.done(this.#class, { reason, cachedTokens, tokens: seq, durationMs, decodeMs });
     this.subscriber?.done({
       seq,
       reason,
       textBytes: this.#log.textBytes,
       digest: this.#log.digest,
-      usage: { promptTokens: this.#promptTokens, completionTokens: seq },
+      usage: { promptTokens: this.#promptTokens, cachedTokens, completionTokens: seq },
       timings: { queueMs: this.#preparedMs + queueMs, prefillMs, decodeMs },
     });
     this.onEnd();

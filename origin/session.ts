@@ -10,6 +10,7 @@ import { closeCodeOf, MillraceError } from "../shared/errors.js";
 import { limits } from "../shared/limits.js";
 import { type ChatMessage, type HelloInfo, Op, type ServerMessage, type StartOptions } from "../shared/protocol.js";
 import { bounds } from "./bounds.js";
+import type { TokenLogprobs } from "./inference.js";
 import type { Response, Responses, Subscriber } from "./responses.js";
 
 /** The one thing a session needs of a socket. */
@@ -98,15 +99,20 @@ export class Session {
     const { class: asked = this.claims.class } = options;
     if (!mayAsk(this.claims.class, asked))
       throw new MillraceError("field_invalid", `class is "${asked}", tighter than this session's "${this.claims.class}"`);
-    const request = { messages, options, class: asked, tokensMax: this.claims.limits.tokensMax };
+    const { tenant, sub: user, limits: own } = this.claims;
+    const request = { messages, options, class: asked, tenant, user, tokensMax: own.tokensMax };
     this.#streams.set(stream, this.responses.start(request, this.#subscriber(stream)));
   }
 
   #subscriber(stream: number): Subscriber {
     return {
-      started: (response, promptTokens, droppedTurns) => this.#send([Op.STARTED, stream, response, promptTokens, droppedTurns]),
+      started: (response, promptTokens, droppedTurns, admission) =>
+        this.#send([Op.STARTED, stream, response, promptTokens, droppedTurns, admission]),
       queued: (place) => this.#send([Op.QUEUED, stream, place]),
-      tokens: (seq, text) => this.#send([Op.TOKENS, stream, seq, text, 0]),
+      tokens: (seq, text, logprobs) => {
+        this.#send([Op.TOKENS, stream, seq, text, 0]);
+        if (logprobs) this.#sendLogprobs(stream, seq, logprobs);
+      },
       done: ({ seq, reason, textBytes, digest, usage, timings }) => {
         this.#streams.delete(stream);
         this.#send([Op.DONE, stream, seq, reason, textBytes, digest, usage, timings]);
@@ -114,6 +120,14 @@ export class Session {
       },
       failed: (error) => this.#endStream(stream, error),
     };
+  }
+
+  #sendLogprobs(stream: number, seq: number, tokens: readonly TokenLogprobs[]): void {
+    const rows = tokens.map(({ id, logprob, top }) => [id, logprob, ...top.flatMap((each) => [each.id, each.logprob])]);
+    for (let from = 0; from < rows.length; from += bounds.logprobsTokensMax) {
+      const part = rows.slice(from, from + bounds.logprobsTokensMax);
+      this.#send([Op.LOGPROBS, stream, seq - rows.length + from + part.length, part]);
+    }
   }
 
   /** What was asked wrongly ends one stream; what cannot be read, or names none, ends the connection. */

@@ -4,7 +4,7 @@
  */
 import { MillraceError } from "../shared/errors.js";
 import { limits } from "../shared/limits.js";
-import type { FinishReason } from "../shared/protocol.js";
+import type { Admission, FinishReason } from "../shared/protocol.js";
 import { bounds } from "./bounds.js";
 import { TokenType, type Vocabulary } from "./chat/vocabulary.js";
 import type { Inference, InferenceHandle, InferenceListener, InferenceLoad, InferenceModel, InferenceRequest } from "./inference.js";
@@ -74,6 +74,8 @@ export class SimulatedInference implements Inference {
       throw new MillraceError("context_exceeded", `${total} tokens are over the context of ${this.model.contextTokens}`);
     if (this.#waiting.size >= limits.waitingMax)
       throw new MillraceError("overloaded", `${this.#waiting.size} requests wait for a slot already`, bounds.retryAfterMs);
+    if (request.logprobs !== undefined)
+      throw new MillraceError("field_invalid", "logprobs are asked for, but the simulated inference has no model and so none");
     if (this.#closed) throw new MillraceError("draining", "the simulated inference is closed");
     const now = performance.now();
     const sequence: Sequence = {
@@ -93,11 +95,29 @@ export class SimulatedInference implements Inference {
       this.#lastStepMs = now;
       this.#schedule();
     }
-    return { cancel: () => this.#cancel(sequence) };
+    return { admission: this.#admission(request), cancel: () => this.#cancel(sequence) };
+  }
+
+  async compile(): Promise<never> {
+    throw new MillraceError("field_invalid", "a format is asked for, but the simulated inference has no model to hold to it");
   }
 
   load(): InferenceLoad {
-    return { running: this.#running.size, waiting: this.#waiting.size, slots: this.options.slots, kvBytesMapped: 0, kvBytesMax: 0 };
+    return {
+      running: this.#running.size,
+      waiting: this.#waiting.size,
+      slots: this.options.slots,
+      kvBytesMapped: 0,
+      kvBytesMax: 0,
+      misses: {},
+    };
+  }
+
+  /** A clock keeps what it can; who finds no slot waits as long as whole answers take. */
+  #admission({ deadlines: { ttftMs, itlMs } }: InferenceRequest): Admission {
+    const ahead = this.#running.size + this.#waiting.size - this.options.slots;
+    if (ahead > 0) return { waitMs: Math.ceil(ahead / this.options.slots) * this.options.answerTokens * this.#stepMs };
+    return { ttftMs: Math.max(ttftMs, 2 * this.#stepMs), itlMs: Math.max(itlMs, this.#stepMs) };
   }
 
   async close(): Promise<void> {
@@ -142,7 +162,8 @@ export class SimulatedInference implements Inference {
   #advance(sequence: Sequence, now: number): void {
     const seq = ++sequence.seq;
     if (seq === 1) sequence.firstMs = now;
-    if (seq >= this.options.answerTokens) this.#finish(sequence, "stop", now);
+    const { minTokens, ignoreEos } = sequence.request;
+    if (seq >= this.options.answerTokens && seq > minTokens && !ignoreEos) this.#finish(sequence, "stop", now);
     else this.#speak(sequence, seq, now);
   }
 
@@ -153,7 +174,8 @@ export class SimulatedInference implements Inference {
     const isLate = word.startsWith(lateMark);
     const piece = sequence.late + (isLate ? "" : word);
     sequence.late = isLate ? word.slice(lateMark.length) : "";
-    const released = sequence.stops.push(seq, piece);
+    const mayStop = seq > sequence.request.minTokens;
+    const released = mayStop ? sequence.stops.push(seq, piece) : { seq, text: piece, stopped: false };
     if (released.text !== "") sequence.listener.tokens(released.seq, released.text);
     // The listener may have cancelled.
     if (!this.#running.has(sequence)) return;
@@ -168,6 +190,7 @@ export class SimulatedInference implements Inference {
     sequence.listener.finished({
       seq: sequence.seq,
       reason,
+      cachedTokens: 0,
       queueMs: sequence.startedMs - sequence.submittedMs,
       prefillMs: sequence.firstMs - sequence.startedMs,
       decodeMs: now - sequence.firstMs,

@@ -1,17 +1,42 @@
-/** `npm run bench -- engine` and `npm run bench -- relay`: the figures of docs/benchmarks.md, measured here and now. */
+/** `npm run bench -- NAME`: the figures of docs/benchmarks.md, measured here and now. */
 import { writeFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
-import { EngineError } from "../engine/binding/index.js";
 import { benchEngine } from "./bench/engine.js";
+import { benchInterference } from "./bench/interference.js";
+import { benchPaging } from "./bench/paging.js";
+import { benchPrefix } from "./bench/prefix.js";
 import { benchRelay } from "./bench/relay.js";
+import { benchSchedule } from "./bench/schedule.js";
+import { runAsCommand } from "./setup/command.js";
 import { SetupError } from "./setup/exec.js";
 import { resolveModel } from "./setup/model.js";
 import { silent } from "./setup/progress.js";
 
-const usage = `npm run bench -- engine [--model PATH] [--threads N] [--quick] [--json FILE]
-npm run bench -- relay [--quick] [--json FILE]`;
+interface Options {
+  /** What `--model` names. */
+  model: string | undefined;
+  threads: number;
+  quick: boolean;
+  say: (line: string) => void;
+}
+
+/** What can be measured; each resolves to its figures, for `--json`. */
+const benches: Record<string, { flags: string; run: (options: Options) => Promise<object> }> = {
+  engine: { flags: "[--model PATH] [--threads N]", run: benchEngine },
+  interference: { flags: "[--model PATH] [--threads N]", run: async (options) => benchInterference(await withModel(options)) },
+  paging: { flags: "", run: benchPaging },
+  prefix: { flags: "[--model PATH] [--threads N]", run: async (options) => benchPrefix(await withModel(options)) },
+  relay: { flags: "", run: benchRelay },
+  schedule: { flags: "", run: benchSchedule },
+};
+const usage = Object.entries(benches)
+  .map(([name, { flags }]) => `npm run bench -- ${[name, flags, "[--quick] [--json FILE]"].filter(Boolean).join(" ")}`)
+  .join("\n");
+
+async function withModel(options: Options): Promise<Options & { model: string }> {
+  return { ...options, model: await resolveModel(options.model, silent()) };
+}
 
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
@@ -23,28 +48,17 @@ async function main(): Promise<void> {
       json: { type: "string" },
     },
   });
-  const [what, ...rest] = positionals;
-  if (rest.length > 0 || (what !== "engine" && what !== "relay"))
-    throw new SetupError(`say what to measure, engine or relay; ${JSON.stringify(positionals.join(" "))} is neither\n${usage}`);
+  const [what = "", ...rest] = positionals;
+  const bench = Object.hasOwn(benches, what) && rest.length === 0 ? benches[what] : undefined;
+  if (!bench) {
+    const names = Object.keys(benches).join(", ");
+    throw new SetupError(`say what to measure, one of ${names}; ${JSON.stringify(positionals.join(" "))} is none of them\n${usage}`);
+  }
   const threads = values.threads === undefined ? availableParallelism() : Number(values.threads);
   if (!Number.isInteger(threads) || threads < 1) throw new SetupError(`--threads is ${values.threads}, not an integer from 1`);
-  const say = (line: string): void => console.log(line);
-  const { quick } = values;
-  const figures =
-    what === "relay"
-      ? await benchRelay({ quick, say })
-      : await benchEngine({ model: await resolveModel(values.model, silent()), threads, quick, say });
+  const { model, quick } = values;
+  const figures = await bench.run({ model, threads, quick, say: (line) => console.log(line) });
   if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify({ bench: what, quick, ...figures }, null, 2)}\n`);
 }
 
-/** What the user can put right is said in one sentence; a fault of ours shows where it happened. */
-function isExpected(error: unknown): error is Error {
-  if (error instanceof SetupError || error instanceof EngineError) return true;
-  return error instanceof Error && String((error as NodeJS.ErrnoException).code).startsWith("ERR_PARSE_ARGS");
-}
-
-if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href)
-  await main().catch((error: unknown) => {
-    console.error(isExpected(error) ? error.message : error);
-    process.exitCode = 1;
-  });
+await runAsCommand(import.meta.url, main);

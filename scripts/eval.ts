@@ -6,23 +6,24 @@
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { endianness } from "node:os";
-import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
-import { Engine, EngineError, type KernelSet, type LoadOptions } from "../engine/binding/index.js";
+import { Engine, type KernelSet, type KvType, type LoadOptions } from "../engine/binding/index.js";
 import { describeMethod, describeScores } from "./eval/describe.js";
 import { checkYardstick, EngineSource } from "./eval/engine.js";
 import { score } from "./eval/score.js";
 import { tokensOfText, windowsOf } from "./eval/windows.js";
+import { runAsCommand } from "./setup/command.js";
 import { SetupError } from "./setup/exec.js";
 import { resolveModel } from "./setup/model.js";
 import { Progress, silent } from "./setup/progress.js";
 
 const usage = `npm run eval -- [--model PATH] --tokens 1,2,3 --logits FILE
 npm run eval -- [--model PATH] --text FILE [--kl] [--window 512] [--skip 256] [--limit TOKENS]
-both: [--kernels auto|reference|avx2|avx512] [--precision stored|float32] [--threads N] [--ctx N] [--chunk N]`;
+both: [--kernels auto|reference|avx2|avx512] [--precision stored|float32] [--kv-type f16|q8] [--threads N] [--ctx N] [--chunk N]`;
 
 const kernelSets = ["auto", "reference", "avx2", "avx512"];
 const precisions = ["stored", "float32"];
+const kvTypes = ["f16", "q8"];
 
 type Arguments = ReturnType<typeof readArguments>;
 
@@ -42,19 +43,21 @@ function readArguments(args: string[]) {
       limit: string,
       kernels: string,
       precision: string,
+      "kv-type": string,
       threads: string,
       ctx: string,
       chunk: string,
       help: boolean,
     },
   });
-  const { model, tokens, logits, text, kl, kernels = "auto", precision = "stored" } = values;
+  const { model, tokens, logits, text, kl, kernels = "auto", precision = "stored", "kv-type": kvType = "f16" } = values;
   if (values.help) throw new SetupError(usage);
   if ((tokens === undefined) === (text === undefined)) throw new SetupError(`give either --tokens or --text\n${usage}`);
   if ((tokens === undefined) !== (logits === undefined)) throw new SetupError(`--tokens and --logits go together\n${usage}`);
   if (kl && text === undefined) throw new SetupError(`--kl compares over a text; give --text FILE\n${usage}`);
   if (!kernelSets.includes(kernels)) throw new SetupError(`--kernels is ${kernels}, not one of ${kernelSets.join(", ")}`);
   if (!precisions.includes(precision)) throw new SetupError(`--precision is ${precision}, not one of ${precisions.join(", ")}`);
+  if (!kvTypes.includes(kvType)) throw new SetupError(`--kv-type is ${kvType}, not one of ${kvTypes.join(", ")}`);
   const window = integer("--window", values.window, 2) ?? 512;
   const skip = integer("--skip", values.skip, 0) ?? window >> 1;
   if (skip > window - 2) throw new SetupError(`--skip ${skip} leaves nothing to score in a window of ${window}`);
@@ -64,7 +67,7 @@ function readArguments(args: string[]) {
     limit: integer("--limit", values.limit, 2) ?? Number.POSITIVE_INFINITY,
     chunk: integer("--chunk", values.chunk, 1) ?? 128,
   };
-  return { model, tokens, logits, text, kl, kernels, precision, window, skip, ...numbers };
+  return { model, tokens, logits, text, kl, kernels, precision, kvType, window, skip, ...numbers };
 }
 
 function integer(flag: string, text: string | undefined, min: number): number | undefined {
@@ -79,6 +82,7 @@ function loadOptions(path: string, args: Arguments): LoadOptions {
     path,
     kernels: args.kernels as KernelSet,
     precision: args.precision as "stored" | "float32",
+    kvType: args.kvType as KvType,
   };
   if (args.threads !== undefined) options.threads = args.threads;
   if (args.contextTokens !== undefined) options.contextTokens = args.contextTokens;
@@ -137,14 +141,4 @@ async function main(): Promise<void> {
   else await scoreText(path, args, args.text as string);
 }
 
-/** What the user can put right is said in one sentence; a fault of ours shows where it happened. */
-function isExpected(error: unknown): error is Error {
-  if (error instanceof SetupError || error instanceof EngineError) return true;
-  return error instanceof Error && String((error as NodeJS.ErrnoException).code).startsWith("ERR_PARSE_ARGS");
-}
-
-if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href)
-  await main().catch((error: unknown) => {
-    console.error(isExpected(error) ? error.message : error);
-    process.exitCode = 1;
-  });
+await runAsCommand(import.meta.url, main);

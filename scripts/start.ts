@@ -34,6 +34,8 @@ export interface StackOptions {
   ctx?: string;
   kvMemory?: string;
   slots?: string;
+  kvType?: string;
+  classes?: string;
   /** The page was bundled and the model fetched just now. */
   prepared?: boolean;
   /** Takes what origin and edge write to stderr, a line each. Default: our own stderr. */
@@ -110,6 +112,8 @@ async function originArgs(options: StackOptions): Promise<string[]> {
   add("--ctx", options.ctx);
   add("--kv-memory", options.kvMemory);
   add("--slots", options.slots);
+  add("--kv-type", options.kvType);
+  add("--classes", options.classes);
   return args;
 }
 
@@ -155,6 +159,8 @@ const flags = {
   ctx: { type: "string" },
   "kv-memory": { type: "string" },
   slots: { type: "string" },
+  "kv-type": { type: "string" },
+  classes: { type: "string" },
 } as const;
 
 /** @throws SetupError naming the flag that is unknown or wrong. */
@@ -169,7 +175,7 @@ export function parseStartFlags(args: string[]): StackOptions {
   const { inference } = values;
   if (inference !== undefined && inference !== "native" && inference !== "simulated")
     throw new SetupError(`--inference ${inference} is neither native nor simulated`);
-  const options: Record<string, unknown> = { ...values, inference, kvMemory: values["kv-memory"] };
+  const options: Record<string, unknown> = { ...values, inference, kvMemory: values["kv-memory"], kvType: values["kv-type"] };
   options.port = portOf("--port", values.port);
   options.originPort = portOf("--origin-port", values["origin-port"]);
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as StackOptions;

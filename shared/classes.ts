@@ -1,13 +1,18 @@
-/** A class is a promise on latency: the first token within `ttftMs`, each later one within `itlMs` of its due time. */
+/**
+ * A class is a promise on latency: the first token within `ttftMs`, each later one within `itlMs` of its due time. Where it cannot be
+ * promised, a request waits if that is expected to take no longer than `waitMs`; otherwise it is refused with `overloaded`.
+ * An origin may be given others (origin/terms.ts), in the same order of tightness.
+ */
 export interface ServiceClass {
   readonly ttftMs: number;
   readonly itlMs: number;
+  readonly waitMs: number;
 }
 
 export const serviceClasses = {
-  voice: { ttftMs: 500, itlMs: 60 },
-  chat: { ttftMs: 2_000, itlMs: 150 },
-  batch: { ttftMs: 60_000, itlMs: 2_000 },
+  voice: { ttftMs: 500, itlMs: 60, waitMs: 0 },
+  chat: { ttftMs: 2_000, itlMs: 150, waitMs: 60_000 },
+  batch: { ttftMs: 60_000, itlMs: 2_000, waitMs: 600_000 },
 } as const satisfies Record<string, ServiceClass>;
 
 /** Tightest first. */

@@ -7,10 +7,13 @@ import { isClassName } from "./classes.js";
 import { type ErrorCode, isErrorCode, MillraceError } from "./errors.js";
 import { limits } from "./limits.js";
 import {
+  type Admission,
   type ChatMessage,
   type ClientMessage,
   type FinishReason,
+  type Format,
   finishReasons,
+  formatKinds,
   type HelloInfo,
   Op,
   type Role,
@@ -64,12 +67,21 @@ export function decodeServerMessage(bytes: Uint8Array): ServerMessage | undefine
   switch (fields.op) {
     case Op.TOKENS:
       return [Op.TOKENS, stream, fields.integer(2, "seq", 1), fields.text(3, "text"), fields.integer(4, "flags")];
+    case Op.LOGPROBS:
+      return [Op.LOGPROBS, stream, fields.integer(2, "seq", 1), parseLogprobs(fields.at(3))];
     case Op.PING:
       return [Op.PING, 0, fields.integer(2, "nonce")];
     case Op.QUEUED:
       return [Op.QUEUED, stream, fields.integer(2, "place", 1)];
     case Op.STARTED:
-      return [Op.STARTED, stream, fields.text(2, "response"), fields.integer(3, "promptTokens"), fields.integer(4, "droppedTurns")];
+      return [
+        Op.STARTED,
+        stream,
+        fields.text(2, "response"),
+        fields.integer(3, "promptTokens"),
+        fields.integer(4, "droppedTurns"),
+        parseAdmission(fields.map(5, "admission")),
+      ];
     case Op.DONE:
       return [
         Op.DONE,
@@ -181,10 +193,21 @@ const optionReaders: { [Name in keyof Required<StartOptions>]: (value: unknown, 
   frequencyPenalty: (value, name) => within(value, name, -10, 10),
   seed: (value, name) => within(value, name, 0, Number.MAX_SAFE_INTEGER, true),
   stop: parseStops,
+  minTokens: (value, name) => within(value, name, 0, 0xffff_ffff, true),
+  ignoreEos: (value, name) => {
+    if (typeof value !== "boolean") throw invalid(`${name} is ${shown(value)}, not true or false`);
+    return value;
+  },
+  logitBias: parseBias,
+  logprobs: (value, name) => within(value, name, 0, limits.logprobsMax, true),
   class: (value, name) => {
     if (!isClassName(value)) throw invalid(`${name} is ${shown(value)}, not "voice", "chat" or "batch"`);
     return value;
   },
+  format: parseFormat,
+  ttftMs: (value, name) => within(value, name, 1, limits.ttftMsMax),
+  itlMs: (value, name) => within(value, name, 1, limits.itlMsMax),
+  waitMs: (value, name) => within(value, name, 0, limits.waitMsMax),
   overflow: (value, name) => oneOf(value, ["refuse", "drop_oldest"] as const, name),
 };
 
@@ -208,6 +231,37 @@ function parseStops(value: unknown, name: string): string[] {
   return value as string[];
 }
 
+/** Keys are token ids, in decimal: MessagePack integers arrive as such too. */
+function parseBias(value: unknown, name: string): Record<string, number> {
+  const entries = Object.entries(map(value, name));
+  if (entries.length > limits.logitBiasMax) throw invalid(`${name} has ${entries.length} tokens, over ${limits.logitBiasMax}`);
+  for (const [id, bias] of entries) {
+    if (!/^(0|[1-9]\d{0,9})$/.test(id)) throw invalid(`${name} has ${shown(id)}, which is not a token id`);
+    within(bias, `${name} of token ${id}`, -100, 100);
+  }
+  return Object.fromEntries(entries) as Record<string, number>;
+}
+
+function parseFormat(value: unknown, name: string): Format {
+  const { kind, text: given, ...others } = map(value, name);
+  const [strange] = Object.keys(others);
+  if (strange !== undefined) throw invalid(`${name} has ${shown(strange)}; it has kind and text`);
+  const bytes = typeof given === "string" ? new TextEncoder().encode(given).length : 0;
+  if (bytes < 1 || bytes > limits.formatBytesMax) throw invalid(`${name}'s text is not a text of 1 to ${limits.formatBytesMax} bytes`);
+  return { kind: oneOf(kind, formatKinds, `${name}'s kind`), text: given as string };
+}
+
+function parseLogprobs(value: unknown): number[][] {
+  const isRow = (row: unknown): row is number[] =>
+    Array.isArray(row) &&
+    row.length >= 2 &&
+    row.length % 2 === 0 &&
+    row.every((item, index) => (index % 2 === 0 ? isIntegerWithin(item, 0, Number.MAX_SAFE_INTEGER) : typeof item === "number"));
+  if (!Array.isArray(value) || !value.every(isRow))
+    throw invalid("logprobs are not lists of token ids, each followed by its log-probability");
+  return value;
+}
+
 function parseHello(info: Record<string, unknown>): HelloInfo {
   return {
     epoch: text(info.epoch, "epoch"),
@@ -220,9 +274,15 @@ function parseHello(info: Record<string, unknown>): HelloInfo {
   };
 }
 
+function parseAdmission({ ttftMs, itlMs, waitMs }: Record<string, unknown>): Admission {
+  if (waitMs !== undefined) return { waitMs: nonNegative(waitMs, "waitMs") };
+  return { ttftMs: nonNegative(ttftMs, "ttftMs"), itlMs: nonNegative(itlMs, "itlMs") };
+}
+
 function parseUsage(usage: Record<string, unknown>): Usage {
   return {
     promptTokens: nonNegative(usage.promptTokens, "promptTokens"),
+    cachedTokens: nonNegative(usage.cachedTokens, "cachedTokens"),
     completionTokens: nonNegative(usage.completionTokens, "completionTokens"),
   };
 }

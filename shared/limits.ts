@@ -13,6 +13,16 @@ export const limits = {
   messagesMax: 1_024,
   stopsMax: 8,
   stopBytesMax: 256,
+  /** Likeliest tokens whose log-probabilities are told with each token. */
+  logprobsMax: 20,
+  /** Tokens whose logits one START may bias. */
+  logitBiasMax: 1_024,
+  /** Text of the schema, regular expression or grammar that an answer must follow. */
+  formatBytesMax: 65_536,
+  /** What a class, or a START, may ask for: the first token, each later one, and how long to wait for a promise. */
+  ttftMsMax: 600_000,
+  itlMsMax: 60_000,
+  waitMsMax: 3_600_000,
   /** Longest error sentence that is sent. */
   errorTextBytesMax: 1_024,
   /** Bytes that may wait in one socket's send buffer before it is closed: a dropped frame must never become a hole. */

@@ -19,6 +19,7 @@ export const Op = {
   DONE: 5,
   ERROR: 6,
   PING: 7,
+  LOGPROBS: 15,
   START: 32,
   CANCEL: 33,
   PONG: 34,
@@ -38,6 +39,13 @@ export interface HelloInfo {
 
 export type Role = "system" | "user" | "assistant";
 export type ChatMessage = readonly [role: Role, content: string];
+
+/** JSON by a schema, text that a regular expression matches as a whole, or a grammar in GBNF whose first rule is `root`. */
+export interface Format {
+  kind: (typeof formatKinds)[number];
+  text: string;
+}
+export const formatKinds = ["json_schema", "regex", "grammar"] as const;
 
 /** What a START may ask; each field is optional, and one that is not listed here is refused. */
 export interface StartOptions {
@@ -61,7 +69,22 @@ export interface StartOptions {
   seed?: number;
   /** The answer ends before the first of these; they may span tokens. */
   stop?: string[];
+  /** No end-of-turn token is sampled before so many others, and no stop string found in their text. */
+  minTokens?: number;
+  /** The answer goes on past the model's end-of-turn token. */
+  ignoreEos?: boolean;
+  /** Added to the logits of these token ids, before penalties: at most 1,024, each -100 to 100. */
+  logitBias?: Record<string, number>;
+  /** LOGPROBS tells each token's log-probability and those of so many likeliest, 0 to 20. */
+  logprobs?: number;
+  /** What the answer must be; it alone then says where the answer may end, so not with minTokens or ignoreEos. */
+  format?: Format;
   class?: ClassName;
+  /** Deadlines other than the class's, within what the origin's classes span: the first token's, and the time between later ones. */
+  ttftMs?: number;
+  itlMs?: number;
+  /** How long it would rather wait for a promise than be refused. */
+  waitMs?: number;
   /** What to do with a conversation longer than the context: refuse it (the default), or drop its oldest turns, whole. */
   overflow?: "refuse" | "drop_oldest";
 }
@@ -73,6 +96,8 @@ export type FinishReason = (typeof finishReasons)[number];
 /** Tokens of a finished answer. */
 export interface Usage {
   promptTokens: number;
+  /** Of the prompt's, those whose keys and values were in memory already: not computed anew. */
+  cachedTokens: number;
   /** Sampled tokens; the last `seq`. */
   completionTokens: number;
 }
@@ -87,13 +112,34 @@ export interface Timings {
   decodeMs: number;
 }
 
+/**
+ * What admission answered a START that it took: a promise, of the first token so long after START was received and of each later one, or
+ * that it waits, and for how long it is expected to until anything can be promised.
+ */
+export type Admission = { ttftMs: number; itlMs: number } | { waitMs: number };
+
 export type Hello = readonly [op: typeof Op.HELLO, stream: 0, info: HelloInfo];
-/** `response` names the answer for as long as the epoch lives; `droppedTurns` counts the messages that did not fit the context. */
-export type Started = readonly [op: typeof Op.STARTED, stream: number, response: string, promptTokens: number, droppedTurns: number];
+/**
+ * `response` names the answer for as long as the epoch lives; `droppedTurns` counts the messages that did not fit the context;
+ * `admission` is what was promised.
+ */
+export type Started = readonly [
+  op: typeof Op.STARTED,
+  stream: number,
+  response: string,
+  promptTokens: number,
+  droppedTurns: number,
+  admission: Admission,
+];
 /** `place` 1 is the next to run. Sent when the place changes. */
 export type Queued = readonly [op: typeof Op.QUEUED, stream: number, place: number];
 /** `seq` is that of the last token whose text is in here; `flags` is a sum of TokenFlag. */
 export type Tokens = readonly [op: typeof Op.TOKENS, stream: number, seq: number, text: string, flags: number];
+/**
+ * Log-probabilities of the tokens up to `seq`, in the model's distribution before temperature, penalties and bias. A token's are one flat
+ * list `[id, logprob, id, logprob, ...]`: the sampled token, then the likeliest in falling order.
+ */
+export type Logprobs = readonly [op: typeof Op.LOGPROBS, stream: number, seq: number, tokens: readonly (readonly number[])[]];
 /** `digest` is the CRC-32C of the answer's UTF-8 and `textBytes` its length. */
 export type Done = readonly [
   op: typeof Op.DONE,
@@ -112,5 +158,5 @@ export type Start = readonly [op: typeof Op.START, stream: number, messages: Cha
 export type Cancel = readonly [op: typeof Op.CANCEL, stream: number];
 export type Pong = readonly [op: typeof Op.PONG, stream: 0, nonce: number];
 
-export type ServerMessage = Hello | Started | Queued | Tokens | Done | ErrorMessage | Ping;
+export type ServerMessage = Hello | Started | Queued | Tokens | Logprobs | Done | ErrorMessage | Ping;
 export type ClientMessage = Start | Cancel | Pong;

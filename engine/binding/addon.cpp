@@ -36,27 +36,34 @@ double number(const Napi::Object& object, const char* name, double fallback) {
   return value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : fallback;
 }
 
+bool boolean(const Napi::Object& object, const char* name, bool fallback) {
+  const Napi::Value value = object.Get(name);
+  return value.IsBoolean() ? value.As<Napi::Boolean>().Value() : fallback;
+}
+
 std::string string(const Napi::Object& object, const char* name) {
   const Napi::Value value = object.Get(name);
   return value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
 }
 
-// Runs `task` on a libuv thread, then settles the promise with what `convert` makes of its result.
+// Runs `task` on a libuv thread, then settles the promise with what `convert` makes of its result, or calls `failed` and rejects it.
 template <typename Value>
 class Work final : public Napi::AsyncWorker {
  public:
   using Task = std::function<Result<Value>()>;
   using Convert = std::function<Napi::Value(Napi::Env, Value)>;
+  using Failed = std::function<void()>;
 
-  static Napi::Promise start(Napi::Env env, Task task, Convert convert) {
-    Work* work = new Work(env, std::move(task), std::move(convert));
+  static Napi::Promise start(Napi::Env env, Task task, Convert convert, Failed failed = [] {}) {
+    Work* work = new Work(env, std::move(task), std::move(convert), std::move(failed));
     work->Queue();
     return work->deferred_.Promise();
   }
 
  private:
-  Work(Napi::Env env, Task task, Convert convert)
-      : Napi::AsyncWorker(env, "millrace"), deferred_(Napi::Promise::Deferred::New(env)), task_(std::move(task)), convert_(std::move(convert)) {}
+  Work(Napi::Env env, Task task, Convert convert, Failed failed)
+      : Napi::AsyncWorker(env, "millrace"), deferred_(Napi::Promise::Deferred::New(env)), task_(std::move(task)), convert_(std::move(convert)),
+        failed_(std::move(failed)) {}
 
   void Execute() override {
     try {
@@ -69,11 +76,15 @@ class Work final : public Napi::AsyncWorker {
     }
   }
   void OnOK() override { deferred_.Resolve(convert_(Env(), result_->take())); }
-  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
+  void OnError(const Napi::Error& error) override {
+    failed_();
+    deferred_.Reject(error.Value());
+  }
 
   Napi::Promise::Deferred deferred_;
   Task task_;
   Convert convert_;
+  Failed failed_;
   std::unique_ptr<Result<Value>> result_;
 };
 
@@ -130,13 +141,17 @@ class StepChannel {
   bool open_ = true;
 };
 
+using HeldGrammar = std::shared_ptr<const Grammar>;
+
 // What JavaScript holds. The engine is shared with work under way, so that it outlives the wrapper where it must.
 class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
  public:
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "NativeEngine",
                        {InstanceMethod("info", &NativeEngine::info), InstanceMethod("vocabulary", &NativeEngine::vocabulary),
-                        InstanceMethod("submit", &NativeEngine::submit), InstanceMethod("cancel", &NativeEngine::cancel),
+                        InstanceMethod("compile", &NativeEngine::compile), InstanceMethod("submit", &NativeEngine::submit),
+                        InstanceMethod("cancel", &NativeEngine::cancel), InstanceMethod("pause", &NativeEngine::pause),
+                        InstanceMethod("resume", &NativeEngine::resume),
                         InstanceMethod("stats", &NativeEngine::stats), InstanceMethod("evaluate", &NativeEngine::evaluate),
                         InstanceMethod("holdOpen", &NativeEngine::hold_open), InstanceMethod("close", &NativeEngine::close)});
   }
@@ -162,6 +177,12 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
     for (size_t i = 0; i < model.stop_tokens.size(); i++) stops.Set(static_cast<uint32_t>(i), model.stop_tokens[i]);
     object.Set("stopTokens", stops);
     object.Set("log", strings(call.Env(), model.log));
+    Napi::Object work = Napi::Object::New(call.Env());
+    work.Set("weightBytes", static_cast<double>(model.work.weight_bytes));
+    work.Set("tokenMultiplyAdds", static_cast<double>(model.work.token_multiply_adds));
+    work.Set("sampleMultiplyAdds", static_cast<double>(model.work.sample_multiply_adds));
+    object.Set("work", work);
+    object.Set("hasFormats", model.has_formats);
     return object;
   }
 
@@ -184,26 +205,87 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
     return object;
   }
 
-  void submit(const Napi::CallbackInfo& call) {
+  // compile(kind, text): Promise<External>, a grammar for `submit`.
+  Napi::Value compile(const Napi::CallbackInfo& call) {
+    const std::string kind = call[0].As<Napi::String>().Utf8Value();
+    Format format{.text = call[1].As<Napi::String>().Utf8Value()};
+    format.kind = kind == "regex" ? Format::Kind::regex : kind == "grammar" ? Format::Kind::grammar : Format::Kind::json_schema;
+    return Work<std::shared_ptr<const Grammar>>::start(
+        call.Env(), [engine = engine_, format] { return engine->compile(format); },
+        [](Napi::Env env, std::shared_ptr<const Grammar> grammar) -> Napi::Value {
+          return Napi::External<HeldGrammar>::New(env, new HeldGrammar(std::move(grammar)), [](Napi::Env, HeldGrammar* held) { delete held; });
+        });
+  }
+
+  Napi::Value submit(const Napi::CallbackInfo& call) {
     const Napi::Object given = call[1].As<Napi::Object>();
     Request request;
     request.id = call[0].As<Napi::Number>().Uint32Value();
     request.prompt = ids(given.Get("prompt"));
     request.tokens_max = static_cast<int>(number(given, "maxTokens", 1));
-    request.sampling = {.temperature = static_cast<float>(number(given, "temperature", 0)),
-                        .top_k = static_cast<int>(number(given, "topK", 0)),
-                        .top_p = static_cast<float>(number(given, "topP", 1)),
-                        .min_p = static_cast<float>(number(given, "minP", 0)),
-                        .repetition_penalty = static_cast<float>(number(given, "repetitionPenalty", 1)),
-                        .presence_penalty = static_cast<float>(number(given, "presencePenalty", 0)),
-                        .frequency_penalty = static_cast<float>(number(given, "frequencyPenalty", 0)),
-                        .seed = static_cast<uint64_t>(number(given, "seed", 0))};
+    request.tokens_min = static_cast<int>(number(given, "minTokens", 0));
+    request.ignores_end = given.Get("ignoreEos").ToBoolean();
+    request.sampling = sampling(given);
     const Napi::Array stops = given.Get("stop").As<Napi::Array>();
     for (uint32_t i = 0; i < stops.Length(); i++) request.stops.push_back(stops.Get(i).As<Napi::String>().Utf8Value());
-    if (const Status status = engine_->submit(std::move(request)); !status.ok()) throw Napi::Error::New(call.Env(), status.message());
+    if (given.Get("grammar").IsExternal()) request.grammar = *given.Get("grammar").As<Napi::External<HeldGrammar>>().Data();
+    read_terms(given, request);
+    Decision decision;
+    const Status status = engine_->submit(std::move(request), &decision);
+    if (status.ok()) return admission(call.Env(), decision);
+    Napi::Error error = Napi::Error::New(call.Env(), status.message());
+    if (decision.verdict == Verdict::refused) error.Set("retryAfterMs", static_cast<double>((decision.retry_after_us + 999) / 1000));
+    throw error;
+  }
+
+  static Napi::Value admission(Napi::Env env, const Decision& decision) {
+    const auto milliseconds = [](int64_t us) { return static_cast<double>(us) / 1000; };
+    Napi::Object object = Napi::Object::New(env);
+    if (decision.verdict == Verdict::queued) {
+      object.Set("waitMs", milliseconds(decision.wait_us));
+    } else {
+      object.Set("ttftMs", milliseconds(decision.ttft_us));
+      object.Set("itlMs", milliseconds(decision.itl_us));
+    }
+    return object;
+  }
+
+  static SamplingOptions sampling(const Napi::Object& given) {
+    SamplingOptions options{.temperature = static_cast<float>(number(given, "temperature", 0)),
+                            .top_k = static_cast<int>(number(given, "topK", 0)),
+                            .top_p = static_cast<float>(number(given, "topP", 1)),
+                            .min_p = static_cast<float>(number(given, "minP", 0)),
+                            .repetition_penalty = static_cast<float>(number(given, "repetitionPenalty", 1)),
+                            .presence_penalty = static_cast<float>(number(given, "presencePenalty", 0)),
+                            .frequency_penalty = static_cast<float>(number(given, "frequencyPenalty", 0)),
+                            .seed = static_cast<uint64_t>(number(given, "seed", 0)),
+                            .logprobs = static_cast<int>(number(given, "logprobs", -1))};
+    if (!given.Get("logitBias").IsObject()) return options;
+    const Napi::Object bias = given.Get("logitBias").As<Napi::Object>();
+    const Napi::Array tokens = bias.GetPropertyNames();
+    for (uint32_t i = 0; i < tokens.Length(); i++)
+      options.bias.push_back({tokens.Get(i).ToNumber().Int32Value(), bias.Get(tokens.Get(i)).ToNumber().FloatValue()});
+    return options;
+  }
+
+  // What was promised to whom; what is not given stays as engine.h has it.
+  static void read_terms(const Napi::Object& given, Request& request) {
+    const std::string service = string(given, "service");
+    request.service = service == "voice" ? ServiceClass::voice : service == "batch" ? ServiceClass::batch : ServiceClass::chat;
+    const auto microseconds = [&given](const char* name, int64_t fallback) {
+      const double ms = number(given, name, -1);
+      return ms < 0 ? fallback : static_cast<int64_t>(ms * 1000);
+    };
+    Deadlines& deadlines = request.deadlines;
+    deadlines = {microseconds("ttftMs", deadlines.ttft_us), microseconds("itlMs", deadlines.itl_us), microseconds("waitMs", deadlines.wait_us_max)};
+    request.tenant = static_cast<uint32_t>(number(given, "tenant", 0));
+    request.tenant_weight = number(given, "tenantWeight", 1);
   }
 
   void cancel(const Napi::CallbackInfo& call) { engine_->cancel(call[0].As<Napi::Number>().Uint32Value()); }
+
+  void pause(const Napi::CallbackInfo& call) { engine_->pause(call[0].As<Napi::Number>().Uint32Value()); }
+  void resume(const Napi::CallbackInfo& call) { engine_->resume(call[0].As<Napi::Number>().Uint32Value()); }
 
   Napi::Value stats(const Napi::CallbackInfo& call) {
     const EngineStats stats = engine_->stats();
@@ -212,10 +294,30 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
     object.Set("waiting", stats.waiting);
     object.Set("slots", stats.slots);
     object.Set("kvBytesMapped", static_cast<double>(stats.kv_bytes_mapped));
+    object.Set("kvBytesPromised", static_cast<double>(stats.kv_bytes_promised));
     object.Set("kvBytesMax", static_cast<double>(stats.kv_bytes_max));
     object.Set("steps", static_cast<double>(stats.steps));
     object.Set("tokens", static_cast<double>(stats.tokens));
     object.Set("promptTokens", static_cast<double>(stats.prompt_tokens));
+    Napi::Object prefixes = Napi::Object::New(call.Env());
+    prefixes.Set("hits", static_cast<double>(stats.prefix_cache.hits));
+    prefixes.Set("hitTokens", static_cast<double>(stats.prefix_cache.hit_tokens));
+    prefixes.Set("evictedTokens", static_cast<double>(stats.prefix_cache.evicted_tokens));
+    object.Set("prefixCache", prefixes);
+    Napi::Object misses = Napi::Object::New(call.Env());
+    misses.Set("queueing", static_cast<double>(stats.misses.queueing));
+    misses.Set("prefill", static_cast<double>(stats.misses.prefill));
+    misses.Set("stepTime", static_cast<double>(stats.misses.step_time));
+    misses.Set("mapping", static_cast<double>(stats.misses.mapping));
+    misses.Set("reader", static_cast<double>(stats.misses.reader));
+    object.Set("misses", misses);
+    Napi::Object costs = Napi::Object::New(call.Env());
+    costs.Set("stepUs", stats.step_costs.step_us);
+    costs.Set("rowUs", stats.step_costs.row_us);
+    costs.Set("tokenUs", stats.step_costs.token_us);
+    costs.Set("sampleUs", stats.step_costs.sample_us);
+    costs.Set("contextUs", stats.step_costs.context_us);
+    object.Set("stepCosts", costs);
     return object;
   }
 
@@ -263,6 +365,8 @@ Napi::Value load(const Napi::CallbackInfo& call) {
   options.slots = static_cast<int>(number(given, "slots", options.slots));
   options.kernels = kernel_set(string(given, "kernels"));
   options.precision = string(given, "precision") == "float32" ? Precision::float32 : Precision::stored;
+  options.kv_type = string(given, "kvType") == "q8" ? KvType::q8 : KvType::f16;
+  options.prefix_cache = boolean(given, "prefixCache", true);
 
   const auto channel = StepChannel::open(call.Env(), call[1].As<Napi::Function>());
   return Work<std::shared_ptr<Engine>>::start(
@@ -276,7 +380,8 @@ Napi::Value load(const Napi::CallbackInfo& call) {
         const Napi::Object object = env.GetInstanceData<Napi::FunctionReference>()->New({});
         NativeEngine::Unwrap(object)->hold(std::move(engine), channel);
         return object;
-      });
+      },
+      [channel] { channel->close(); });
 }
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {

@@ -6,10 +6,13 @@ import { createRequire } from "node:module";
 import { type EngineEvent, readEvents } from "./events.js";
 import { Listeners } from "./listeners.js";
 
-export type { EngineEvent, FinishReason } from "./events.js";
+export type { EngineEvent, FinishReason, TokenLogprobs } from "./events.js";
 
 /** Kernels: plain C++, or the best SIMD the CPU has (`auto`), or one by name. */
 export type KernelSet = "auto" | "reference" | "avx2" | "avx512";
+
+/** Keys and values in float16, or in 8 bits with a float16 scale for each token and head. */
+export type KvType = "f16" | "q8";
 
 export interface LoadOptions {
   /** A GGUF v3 file, any part of a split one, or a folder as Hugging Face has them. */
@@ -25,6 +28,10 @@ export interface LoadOptions {
   kernels?: KernelSet;
   /** `float32` dequantizes the weights at load and keeps activations and KV in float32: the yardstick, slow and large. */
   precision?: "stored" | "float32";
+  /** Default `f16`. Of no effect where the precision is float32. */
+  kvType?: KvType;
+  /** Keeps what ended requests computed, for those that begin with the same tokens. Default true. */
+  prefixCache?: boolean;
 }
 
 export interface ModelInfo {
@@ -40,6 +47,19 @@ export interface ModelInfo {
   stopTokens: number[];
   /** What was chosen at load and why, a line each. */
   log: string[];
+  /** Whether the addon was built with constrained output. */
+  hasFormats: boolean;
+  work: MatrixWork;
+}
+
+/** What the model's matrices ask of a step. Of experts, those that one token uses. */
+export interface MatrixWork {
+  /** Read by a step, as they are packed. */
+  weightBytes: number;
+  /** By each token. */
+  tokenMultiplyAdds: number;
+  /** By each token that is sampled, beside those. */
+  sampleMultiplyAdds: number;
 }
 
 /** What a tokenizer is built from, as the model's file has it. */
@@ -64,6 +84,19 @@ export interface Vocabulary {
   addSpacePrefix: boolean;
 }
 
+/** What an answer must be: JSON by a schema, text that a regular expression matches as a whole, or a grammar in GBNF with the rule `root`. */
+export interface Format {
+  kind: "json_schema" | "regex" | "grammar";
+  text: string;
+}
+
+/** A format compiled by one engine, for its requests. */
+export interface Grammar {
+  readonly engine: Engine;
+  /** The addon's. */
+  readonly handle: unknown;
+}
+
 export interface GenerateRequest {
   prompt: Int32Array;
   /** Most tokens to sample; prompt plus this must fit the context. */
@@ -78,25 +111,61 @@ export interface GenerateRequest {
   /** 0 to 2^53 - 1. */
   seed: number;
   stop: string[];
+  /** No end-of-turn token is sampled before so many others, and no stop string found in their text. Default 0. */
+  minTokens?: number;
+  /** End-of-turn tokens are tokens like others. Default false. */
+  ignoreEos?: boolean;
+  /** Added to the logits of these token ids, before penalties; at most 1,024, -100 to 100. */
+  logitBias?: Readonly<Record<number, number>>;
+  /** Each token is told with its own log-probability and those of so many likeliest, 0 to 20. Default: without. */
+  logprobs?: number;
+  /** Of this engine's `compile`. It alone says where the answer may end: not with minTokens or ignoreEos. */
+  grammar?: Grammar;
+  /** Whose line it waits in. Default `chat`. */
+  service?: "voice" | "chat" | "batch";
+  /** The first token is asked for within this of `submit`. Default 2,000. */
+  ttftMs?: number;
+  /** Each later token is due this after the one before it was. Default 150. */
+  itlMs?: number;
+  /** How long it would rather wait than be refused; 0: not at all. Default: without end. */
+  waitMs?: number;
+  /** Tenants of one class share it by weight. An unsigned 32-bit number; default 0. */
+  tenant?: number;
+  tenantWeight?: number;
 }
+
+/** What was answered to a request that was not refused: a promise, or the wait that is expected before one can be made. */
+export type Admission = { ttftMs: number; itlMs: number } | { waitMs: number };
 
 export interface EngineStats {
   running: number;
   waiting: number;
   slots: number;
   kvBytesMapped: number;
+  /** To those that run: what they have and may yet need. */
+  kvBytesPromised: number;
   kvBytesMax: number;
   steps: number;
   tokens: number;
+  /** Computed, so without those that were cached. */
   promptTokens: number;
+  /** Requests that found some of their prompt in memory, tokens they found, and tokens that were given up for others. */
+  prefixCache: { hits: number; hitTokens: number; evictedTokens: number };
+  /** Tokens that came after they were due, by what held them up. */
+  misses: { queueing: number; prefill: number; stepTime: number; mapping: number; reader: number };
+  /** The fitted model of step time: microseconds a step, and for each of its rows, tokens computed, tokens sampled and positions read. */
+  stepCosts: { stepUs: number; rowUs: number; tokenUs: number; sampleUs: number; contextUs: number };
 }
 
 /** What the addon exports; `engine/binding/addon.cpp` is its other side. */
 interface NativeEngine {
   info(): ModelInfo;
   vocabulary(): Vocabulary;
-  submit(id: number, request: GenerateRequest): void;
+  compile(kind: Format["kind"], text: string): Promise<unknown>;
+  submit(id: number, request: Omit<GenerateRequest, "grammar"> & { grammar: unknown }): Admission;
   cancel(id: number): void;
+  pause(id: number): void;
+  resume(id: number): void;
   stats(): EngineStats;
   /** Logits of every position, `[tokens][vocabulary]`, computed on the engine's thread. */
   evaluate(tokens: Int32Array, chunkTokens: number): Promise<Float32Array>;
@@ -112,6 +181,14 @@ interface Addon {
 /** What the engine refuses: a file it cannot read, an architecture it lacks, options that do not fit the machine. */
 export class EngineError extends Error {
   override readonly name = "EngineError";
+
+  /** @param retryAfterMs when a request that was refused for want of room may find some; 0 where waiting does not help. */
+  constructor(
+    message: string,
+    readonly retryAfterMs = 0,
+  ) {
+    super(message);
+  }
 }
 
 export class Engine {
@@ -146,27 +223,59 @@ export class Engine {
     return this.native.vocabulary();
   }
 
+  /** Compiles a format on another thread, or finds it among those compiled of late. @throws EngineError saying what is wrong with it. */
+  async compile({ kind, text }: Format): Promise<Grammar> {
+    if (kind !== "json_schema" && kind !== "regex" && kind !== "grammar")
+      throw new EngineError(`the format's kind is ${JSON.stringify(kind)}, not "json_schema", "regex" or "grammar"`);
+    try {
+      return { engine: this, handle: await this.native.compile(kind, text) };
+    } catch (error) {
+      throw asEngineError(error);
+    }
+  }
+
   /**
    * Queues a request and returns its number. `listener` is called for each of its events, the last of which is `finished`, also after
-   * `cancel` and `close`. @throws EngineError for a request that cannot fit the context.
+   * `cancel` and `close`. @throws EngineError for a request that cannot fit the context, or, with `retryAfterMs`, whose deadlines cannot be
+   * promised now and which would not wait.
    */
   submit(request: GenerateRequest, listener: (event: EngineEvent) => void): number {
+    return this.offer(request, listener).id;
+  }
+
+  /** As `submit`, and says what is promised. */
+  offer(request: GenerateRequest, listener: (event: EngineEvent) => void): { id: number; admission: Admission } {
     checkRequest(request, this.info);
+    if (request.grammar && request.grammar.engine !== this) throw new EngineError("the request's grammar was compiled by another engine");
     if (this.#closing) throw new EngineError("the engine is closed");
     const id = this.#nextRequest++;
+    let admission: Admission;
     try {
-      this.native.submit(id, request);
+      admission = this.native.submit(id, { ...request, grammar: request.grammar?.handle });
     } catch (error) {
       throw asEngineError(error);
     }
     // Events arrive in later turns of the loop, so none can come before its listener is known.
     this.listeners.add(id, listener);
-    return id;
+    return { id, admission };
   }
 
   /** Ends a request wherever it stands; no token follows its `finished`. A number that is not running is ignored. */
   cancel(request: number): void {
     if (!this.#closing) this.native.cancel(request);
+  }
+
+  /**
+   * Its reader takes nothing for now: tokens of the step under way may still come, then none until `resume`. Others may have its slot
+   * meanwhile. A number that is not running is ignored.
+   */
+  pause(request: number): void {
+    if (!this.#closing) this.native.pause(request);
+  }
+
+  /** It goes on with the token that it would have had. */
+  resume(request: number): void {
+    if (!this.#closing) this.native.resume(request);
   }
 
   stats(): EngineStats {
@@ -206,6 +315,8 @@ function addon(): Addon {
 
 function checkLoadOptions(options: LoadOptions): void {
   if (typeof options.path !== "string" || options.path === "") throw new EngineError("path is empty; give a GGUF file");
+  if (options.kvType !== undefined && options.kvType !== "f16" && options.kvType !== "q8")
+    throw new EngineError(`kvType is ${JSON.stringify(options.kvType)}, not "f16" or "q8"`);
   checkInteger("threads", options.threads, 1, 1024);
   checkInteger("contextTokens", options.contextTokens, 16, 1 << 24);
   checkInteger("kvMemoryBytes", options.kvMemoryBytes, 1, Number.MAX_SAFE_INTEGER);
@@ -228,7 +339,28 @@ function checkRequest(request: GenerateRequest, info: ModelInfo): void {
   checkNumber("presencePenalty", request.presencePenalty, -10, 10);
   checkNumber("frequencyPenalty", request.frequencyPenalty, -10, 10);
   checkInteger("seed", request.seed, 0, Number.MAX_SAFE_INTEGER);
+  checkNumber("ttftMs", request.ttftMs, 1, msMax);
+  checkNumber("itlMs", request.itlMs, 0.1, msMax);
+  checkNumber("waitMs", request.waitMs, 0, msMax);
+  checkInteger("tenant", request.tenant, 0, 0xffff_ffff);
+  checkNumber("tenantWeight", request.tenantWeight, 0.001, 1_000);
   for (const text of request.stop) if (typeof text !== "string" || text === "") throw new EngineError("a stop string is empty");
+  checkInteger("minTokens", request.minTokens, 0, request.maxTokens);
+  checkInteger("logprobs", request.logprobs, 0, Math.min(20, info.vocabularySize));
+  checkBias(request.logitBias ?? {}, info);
+}
+
+/** A week: the longest deadline or wait. */
+const msMax = 604_800_000;
+
+function checkBias(bias: Readonly<Record<string, number>>, info: ModelInfo): void {
+  const entries = Object.entries(bias);
+  if (entries.length > 1_024) throw new EngineError(`logitBias has ${entries.length} tokens, over 1024`);
+  for (const [id, value] of entries) {
+    if (!/^\d+$/.test(id) || Number(id) >= info.vocabularySize)
+      throw new EngineError(`logitBias names token ${id}, which is not in the vocabulary of ${info.vocabularySize}`);
+    checkNumber(`logitBias of token ${id}`, value, -100, 100);
+  }
 }
 
 function checkTokens(tokens: Int32Array, info: ModelInfo): void {
@@ -249,5 +381,7 @@ function checkNumber(name: string, value: number | undefined, min: number, max: 
 }
 
 function asEngineError(error: unknown): EngineError {
-  return error instanceof EngineError ? error : new EngineError(error instanceof Error ? error.message : String(error));
+  if (error instanceof EngineError) return error;
+  if (!(error instanceof Error)) return new EngineError(String(error));
+  return new EngineError(error.message, (error as { retryAfterMs?: number }).retryAfterMs);
 }

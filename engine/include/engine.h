@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -19,6 +20,12 @@ enum class Precision {
   float32,  // weights dequantized at load, activations and KV in float32: the yardstick
 };
 
+// How keys and values are kept where the precision is as stored.
+enum class KvType {
+  f16,
+  q8,  // 8 bits and a float16 scale for each token and head: little more than half the memory
+};
+
 struct EngineOptions {
   std::string path;              // a GGUF v3 file, any part of a split one, or a Hugging Face directory
   int threads = 0;               // 0: what affinity and the cgroup allow
@@ -27,6 +34,16 @@ struct EngineOptions {
   int slots = 32;                // sequences decoded at once
   KernelSet kernels = KernelSet::automatic;
   Precision precision = Precision::stored;
+  KvType kv_type = KvType::f16;
+  bool prefix_cache = true;      // keeps what ended sequences computed, for those that begin alike
+};
+
+constexpr int logprobs_max = 20;
+constexpr size_t biases_max = 1024;
+
+struct TokenBias {
+  int32_t token = 0;
+  float bias = 0;
 };
 
 struct SamplingOptions {
@@ -38,18 +55,61 @@ struct SamplingOptions {
   float presence_penalty = 0;
   float frequency_penalty = 0;
   uint64_t seed = 0;
+  int logprobs = -1;             // told with each token: its own log-probability and those of so many likeliest; -1: none
+  std::vector<TokenBias> bias;   // added to logits, before penalties
 };
+
+enum class ServiceClass : uint8_t { voice, chat, batch };
+
+// What is asked for: token i by ttft_us + (i - 1) * itl_us after the request was submitted.
+struct Deadlines {
+  int64_t ttft_us = 2'000'000;
+  int64_t itl_us = 150'000;
+  int64_t wait_us_max = std::numeric_limits<int64_t>::max();  // how long it would rather wait than be refused; 0: not at all
+};
+
+// What an answer must be: JSON by a schema, text that a regular expression matches as a whole, or a grammar in GBNF with the rule `root`.
+struct Format {
+  enum class Kind : uint8_t { json_schema, regex, grammar };
+  Kind kind = Kind::json_schema;
+  std::string text;
+};
+
+class Grammar;  // a format compiled for one engine
 
 struct Request {
   uint32_t id = 0;  // the caller's choice, of no other request under way
   std::vector<int32_t> prompt;
   int tokens_max = 0;
+  int tokens_min = 0;        // no stop token is sampled before, and no stop string found in the text of so many tokens
+  bool ignores_end = false;  // stop tokens are tokens like others; stop strings still end the answer
   SamplingOptions sampling;
   std::vector<std::string> stops;
+  std::shared_ptr<const Grammar> grammar;  // of Engine::compile; it alone says where the answer may end
+  ServiceClass service = ServiceClass::chat;
+  Deadlines deadlines;
+  uint32_t tenant = 0;       // tenants of one class share by weight
+  double tenant_weight = 1;
+};
+
+enum class Verdict : uint8_t { accepted, queued, refused };
+
+// The answer to a request, given at once.
+struct Decision {
+  Verdict verdict = Verdict::accepted;
+  int64_t ttft_us = 0, itl_us = 0;  // accepted: the promise
+  int64_t wait_us = 0;              // queued: how long it is expected to wait before anything can be promised
+  int64_t retry_after_us = 0;       // refused: when the same request may find room; 0: never
 };
 
 enum class EventKind : uint8_t { queued, started, tokens, finished };
 enum class Finish : uint8_t { stop, length, cancelled, closed, failed };
+
+// By the model's own distribution: log-softmax of the logits as they come, before bias, penalties and temperature.
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0;
+};
 
 struct Event {
   uint32_t request = 0;
@@ -57,8 +117,17 @@ struct Event {
   EventKind kind = EventKind::queued;
   Finish finish = Finish::stop;
   std::vector<int32_t> ids;  // the tokens released
-  std::string text;          // whole code points
+  std::string text;          // whole code points; of `finished`, why it failed
+  std::vector<TokenLogprob> logprobs;  // [ids][1 + the request's logprobs], the token itself and then the likeliest; or none
   uint32_t queue_us = 0, prefill_us = 0, decode_us = 0, prompt_tokens = 0;  // `finished` only
+  uint32_t cached_tokens = 0;  // likewise: of the prompt, those that were in memory already
+};
+
+// What the matrices of a model ask of a step. Of experts, those that one token uses.
+struct MatrixWork {
+  uint64_t weight_bytes = 0;          // read by a step, as they are packed
+  uint64_t token_multiply_adds = 0;   // by each token
+  uint64_t sample_multiply_adds = 0;  // by each token that is sampled, beside those
 };
 
 struct ModelInfo {
@@ -71,12 +140,28 @@ struct ModelInfo {
   int threads = 0;
   std::vector<int32_t> stop_tokens;
   std::vector<std::string> log;
+  MatrixWork work;
+  bool has_formats = false;  // built with constrained output
 };
 
 struct EngineStats {
   int running = 0, waiting = 0, slots = 0;
   uint64_t kv_bytes_mapped = 0, kv_bytes_max = 0;
-  uint64_t steps = 0, tokens = 0, prompt_tokens = 0;
+  uint64_t kv_bytes_promised = 0;  // to those that run: what they have and may yet need
+  uint64_t steps = 0, tokens = 0, prompt_tokens = 0;  // computed
+  struct {
+    uint64_t hits = 0;            // requests that found some of their prompt in memory,
+    uint64_t hit_tokens = 0;      // so many tokens in all
+    uint64_t evicted_tokens = 0;  // that made room for others
+  } prefix_cache;
+  // Tokens that came after they were due, by what held them up.
+  struct {
+    uint64_t queueing = 0, prefill = 0, step_time = 0, mapping = 0, reader = 0;
+  } misses;
+  // What a step is expected to take: so much itself, and for each row, token computed, token sampled and position read.
+  struct {
+    double step_us = 0, row_us = 0, token_us = 0, sample_us = 0, context_us = 0;
+  } step_costs;
 };
 
 struct Vocabulary;
@@ -84,6 +169,7 @@ struct Vocabulary;
 // All methods may be called from any thread. Events come from the engine's own thread, once a step, in order.
 class Engine {
  public:
+  // One that throws has heard nothing: the engine then ends, telling each event alone.
   using OnStep = std::function<void(std::span<const Event>)>;
 
   // Reads and prepares the model; takes seconds, so call it off any event loop.
@@ -93,16 +179,25 @@ class Engine {
   const ModelInfo& info() const;
   const Vocabulary& vocabulary() const;
 
-  // Queues a request; refuses one that cannot ever run, with the numbers. Its last event is always `finished`.
-  Status submit(Request request);
+  // A format for requests, from those compiled of late or anew: that takes from a millisecond to seconds, so call it off any event loop.
+  Result<std::shared_ptr<const Grammar>> compile(const Format& format);
+
+  // Answers at once: what it can promise, or an error that says, with the numbers, why the request is refused; `decision` has then when to
+  // retry, where that helps. Unless refused, its last event is always `finished`.
+  Status submit(Request request, Decision* decision = nullptr);
   // Ends a request wherever it stands; no tokens follow its `finished`. Unknown ids are ignored.
   void cancel(uint32_t request);
+  // Its reader takes nothing for now: it sits steps out, and leaves its slot when others want it; a step under way may still yield a token.
+  // Then again: it goes on with the token that it would have had. Unknown ids are ignored.
+  void pause(uint32_t request);
+  void resume(uint32_t request);
   EngineStats stats() const;
 
   // Teacher-forced logits of every position, [tokens][vocabulary]. Waits for its turn between steps.
   Result<std::vector<float>> evaluate(std::vector<int32_t> tokens, int chunk_tokens);
 
-  // Ends all work (each request gets its `finished`) and joins the threads. Safe to call twice.
+  // Ends all work (each request gets its `finished`), joins the threads and frees the model and its memory; what is known of them stays to be
+  // read. Safe to call twice.
   void close();
 
  private:

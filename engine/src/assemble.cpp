@@ -15,6 +15,12 @@ constexpr int context_default_max = 8192;
 constexpr int64_t kv_granule_bytes = 64 << 10;
 // Evaluation takes a slot of its own, so that it never waits for a request to end.
 constexpr int evaluation_slots = 1;
+// Slots that keep what ended sequences computed, for each that may run; addresses cost nothing, but looking through them does.
+constexpr int cached_slots_a_slot = 4, cached_slots_max = 256;
+// Of addresses a process has 128 TiB; KV memory takes at most so much of them.
+constexpr int64_t address_bytes_max = int64_t{32} << 40;
+// What a step has room for beside the decodes of all slots.
+constexpr int prefill_tokens_min = 64;
 
 std::string mebibytes(uint64_t bytes) { return text(bytes >> 20, " MiB"); }
 
@@ -22,6 +28,11 @@ std::string mebibytes(uint64_t bytes) { return text(bytes >> 20, " MiB"); }
 uint64_t kv_memory_default(uint64_t wanted, uint64_t free_bytes, uint64_t weight_bytes) {
   const uint64_t left = free_bytes > weight_bytes ? free_bytes - weight_bytes : 0;
   return std::min(wanted, left / 2);
+}
+
+KvElement element_of(const EngineOptions& options) {
+  if (options.precision == Precision::float32) return KvElement::float32;
+  return options.kv_type == KvType::q8 ? KvElement::int8 : KvElement::float16;
 }
 
 // What a person calls the model: a file's name without its ending, a folder's as it is.
@@ -42,31 +53,49 @@ Status choose_context(Assembly& parts) {
 
 Status reserve_slots(Assembly& parts, const Machine& machine) {
   const ModelConfig& config = parts.model.config;
-  const int element_bytes = parts.options.precision == Precision::float32 ? 4 : 2;
-  const KvLayout layout = plan_pages(config.layers, config.kv_heads, config.head_dim, element_bytes, kv_granule_bytes);
-  const int pages_a_slot = layout.pages_for(parts.options.context_tokens);
-  const int slots = parts.options.slots + evaluation_slots;
-  const uint64_t page_bytes = static_cast<uint64_t>(layout.page_bytes);
+  const KvElement element = element_of(parts.options);
+  const int context = parts.options.context_tokens;
+  const KvPlan plan = plan_pages(windows_of(parts.model, context), config.kv_heads, config.head_dim, element, kv_granule_bytes);
+  const int slots = parts.options.slots + evaluation_slots, pages_a_range = plan.pages_a_range(context);
+  const uint64_t page_bytes = static_cast<uint64_t>(plan.page_bytes());
+  const int64_t slot_bytes = plan.page_bytes() * pages_a_range * plan.group_count();
+  const int cached_slots = !parts.options.prefix_cache ? 0
+                           : static_cast<int>(std::clamp<int64_t>(address_bytes_max / slot_bytes - slots, 0, std::min(cached_slots_a_slot * parts.options.slots, cached_slots_max)));
+  const PageNeed need = kv_page_need(plan, parts.schedule_limits.step_tokens_max);
+  const auto pages_a_slot = static_cast<uint64_t>(need.of(context));
   const bool asked = parts.options.kv_memory_bytes != 0;
   if (!asked)
     parts.options.kv_memory_bytes =
-        kv_memory_default(page_bytes * static_cast<uint64_t>(pages_a_slot) * static_cast<uint64_t>(slots), machine.memory_free_bytes, parts.file->size_bytes());
-  const uint64_t pages = std::min(parts.options.kv_memory_bytes / page_bytes, static_cast<uint64_t>(pages_a_slot) * static_cast<uint64_t>(slots));
+        kv_memory_default(page_bytes * pages_a_slot * static_cast<uint64_t>(slots), machine.memory_free_bytes, parts.file->size_bytes());
+  const uint64_t pages = std::min(parts.options.kv_memory_bytes / page_bytes, pages_a_slot * static_cast<uint64_t>(slots + cached_slots));
   if (pages < 1)
     return Status::error(text("KV memory of ", parts.options.kv_memory_bytes, " bytes holds no page of ", page_bytes, " bytes; ",
                               asked ? "raise --kv-memory" : "free some memory"));
-  auto memory = reserve_kv_memory(slots, pages_a_slot, layout.page_bytes, static_cast<int>(pages));
+  auto memory = reserve_kv_memory((slots + cached_slots) * plan.group_count(), pages_a_range, plan.page_bytes(), static_cast<int>(pages));
   if (!memory.ok()) return memory.status();
-  parts.slots = std::make_unique<KvSlots>(memory.take(), layout, slots);
+  parts.slots = std::make_unique<KvSlots>(memory.take(), plan, slots + cached_slots, cached_slots > 0);
   parts.schedule_limits.pages_max = static_cast<int>(pages);
-  parts.schedule_limits.page_tokens = layout.page_tokens;
+  parts.schedule_limits.page_need = need;
+  std::string groups;
+  for (const KvLayout& group : plan.groups) {
+    groups += text(groups.empty() ? "" : " and ", group.page_tokens, " tokens of ", group.layers, " layers");
+    if (group.window > 0) groups += text(" that see ", group.window);
+  }
   parts.info.log.push_back(text("KV memory: at most ", mebibytes(pages * page_bytes), " (", asked ? "asked for" : "half of what is free, or all that the slots can use",
-                                "), pages of ", layout.page_tokens, " tokens in ", layout.page_bytes >> 10, " KiB, ", parts.options.slots, " slots of ",
-                                parts.options.context_tokens, " tokens"));
+                                "), pages of ", page_bytes >> 10, " KiB with ", groups, ", ", parts.options.slots, " slots of ", context, " tokens, ",
+                                cached_slots > 0 ? text(cached_slots, " more to cache prefixes") : "no prefix cache"));
   return Status();
 }
 
 }  // namespace
+
+void Assembly::release() {
+  backend.reset();  // first: it refers to the others
+  slots.reset();
+  team.reset();
+  model = {};
+  file.reset();
+}
 
 Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   const uint64_t begun = now_us();
@@ -93,19 +122,25 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
 
   ModelInfo& info = parts->info;
   info = {name_of(options.path), parts->model.architecture, parts->model.parameters, parts->options.context_tokens,
-          parts->model.config.vocabulary, kernels->name, parts->options.threads, parts->vocabulary.stops, {}};
+          parts->model.config.vocabulary, kernels->name, parts->options.threads, parts->vocabulary.stops, {}, {}};
   info.log.push_back(text("model: ", info.name, " (\"", parts->model.name, "\"), ", info.architecture, ", ", info.parameters / 1000000, " M parameters, ", mebibytes(parts->file->size_bytes())));
-  info.log.push_back(text("kernels: ", kernels->name, ", ", options.precision == Precision::float32 ? "float32" : "as stored", ", ",
+  info.log.push_back(text("kernels: ", kernels->name, ", ", options.precision == Precision::float32 ? "float32" : "as stored",
+                          element_of(options) == KvElement::int8 ? ", KV in 8 bits, " : ", ",
                           parts->options.threads, parts->options.threads == 1 ? " thread" : " threads", " (",
                           options.threads != 0 ? "asked for" : "by affinity and cgroup", ")"));
+  ScheduleLimits& limits = parts->schedule_limits;
+  limits.slots_max = parts->options.slots;
+  limits.step_tokens_max = std::max(limits.step_tokens_max, parts->options.slots + prefill_tokens_min);
+  info.has_formats = has_grammars();
+  parts->formats = std::make_unique<Formats>(parts->vocabulary, info.vocabulary_size);
   if (Status status = reserve_slots(*parts, machine); !status.ok()) return status;
 
-  ScheduleLimits& limits = parts->schedule_limits;
-  const int tokens_max = std::max(limits.step_tokens_max, parts->options.slots + limits.mixed_tokens_max);
+  const int tokens_max = limits.step_tokens_max;
   auto backend = std::make_unique<CpuBackend>(parts->model, *parts->slots, *parts->team, *kernels, options.precision, tokens_max);
   // Who asked for float32 knows what becomes of the types.
   if (options.precision == Precision::stored)
     for (std::string& line : backend->log()) info.log.push_back(std::move(line));
+  info.work = backend->work();
   parts->backend = std::move(backend);
   info.log.push_back(text("loaded in ", (now_us() - begun) / 1000, " ms"));
   return parts;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/team.h"
+#include "constrain/formats.h"
 #include "engine.h"
 #include "format/model_file.h"
 #include "format/vocabulary.h"
@@ -21,9 +22,13 @@ struct Assembly {
   Model model;
   ModelInfo info;
   ScheduleLimits schedule_limits;
+  std::unique_ptr<Formats> formats;
   std::unique_ptr<Team> team;
   std::unique_ptr<KvSlots> slots;
   std::unique_ptr<Backend> backend;
+
+  // Frees all that is large and ends the team; what is known of the model and its vocabulary stays.
+  void release();
 };
 
 Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options);

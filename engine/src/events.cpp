@@ -20,7 +20,8 @@ std::vector<uint8_t> flatten(std::span<const Event> events) {
     put(bytes, event.request);
     put(bytes, event.seq);
     put(bytes, static_cast<uint8_t>(event.kind));
-    put(bytes, static_cast<uint8_t>(event.finish));
+    const size_t logprobs_each = event.ids.empty() ? 0 : event.logprobs.size() / event.ids.size();
+    put(bytes, event.kind == EventKind::tokens ? static_cast<uint8_t>(logprobs_each) : static_cast<uint8_t>(event.finish));
     put(bytes, static_cast<uint16_t>(event.ids.size()));
     put(bytes, static_cast<uint32_t>(event.text.size()));
     if (event.kind == EventKind::finished) {
@@ -28,9 +29,13 @@ std::vector<uint8_t> flatten(std::span<const Event> events) {
       put(bytes, event.prefill_us);
       put(bytes, event.decode_us);
       put(bytes, event.prompt_tokens);
-      continue;
+      put(bytes, event.cached_tokens);
     }
     for (const int32_t id : event.ids) put(bytes, id);
+    for (const TokenLogprob& each : event.logprobs) {
+      put(bytes, each.token);
+      put(bytes, each.logprob);
+    }
     bytes.insert(bytes.end(), event.text.begin(), event.text.end());
     bytes.resize((bytes.size() + 3) & ~size_t{3});
   }

@@ -1,4 +1,5 @@
 // Attention over KV pages: every set against a softmax in double precision, and each query's bits whatever runs beside it.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -10,6 +11,16 @@ using namespace millrace;
 namespace {
 
 constexpr int partition_tokens = 256;
+constexpr KvElement every_element[] = {KvElement::float16, KvElement::float32, KvElement::int8};
+
+// What memory keeps of one token's values.
+void round(float* x, int n, KvElement element) {
+  float largest = 0;
+  for (int i = 0; i < n; i++) largest = std::max(largest, std::fabs(x[i]));
+  const float scale = half_to_float(float_to_half(largest / 127));
+  for (int i = 0; i < n && element != KvElement::float32; i++)
+    x[i] = element == KvElement::float16 ? half_to_float(float_to_half(x[i])) : scale * std::nearbyint(x[i] * (1 / scale));
+}
 
 // One sequence's pages, filled with random keys and values up to `tokens`; behind them lies what must not matter.
 struct Pages {
@@ -19,9 +30,10 @@ struct Pages {
   std::unique_ptr<uint8_t[]> bytes;
   static constexpr int layer = 1, kv_head = 1;
 
-  Pages(test::Random& random, int head_dim, int element_bytes, int page_tokens, int tokens_of)
-      : layout{.layers = 2, .kv_heads = 2, .head_dim = head_dim, .element_bytes = element_bytes, .page_tokens = page_tokens}, tokens(tokens_of),
-        keys(random.normals(int64_t{tokens} * head_dim)), values(random.normals(int64_t{tokens} * head_dim)) {
+  Pages(test::Random& random, int head_dim, KvElement element, int page_tokens, int tokens_of) : tokens(tokens_of) {
+    layout = {.layers = 2, .kv_heads = 2, .head_dim = head_dim, .element = element, .page_tokens = page_tokens};
+    keys = random.normals(int64_t{tokens} * head_dim);
+    values = random.normals(int64_t{tokens} * head_dim);
     layout.page_bytes = page_tokens * layout.token_bytes() + 64;
     const auto size = static_cast<size_t>(layout.page_bytes * layout.pages_for(tokens));
     bytes = std::make_unique<uint8_t[]>(size);
@@ -32,11 +44,8 @@ struct Pages {
       float* value = &values[static_cast<size_t>(t * head_dim)];
       reference_kernels.store_key(key, layout, page + layout.offset(layer, false, kv_head), t % page_tokens);
       reference_kernels.store_value(value, layout, page + layout.offset(layer, true, kv_head), t % page_tokens);
-      if (element_bytes == 2)
-        for (int d = 0; d < head_dim; d++) {
-          key[d] = half_to_float(float_to_half(key[d]));
-          value[d] = half_to_float(float_to_half(value[d]));
-        }
+      round(key, head_dim, element);
+      round(value, head_dim, element);
     }
   }
 };
@@ -116,10 +125,10 @@ std::vector<int> all_of(const Queries& queries) {
 
 void check_exact(const Kernels& kernels) {
   test::Random random;
-  for (const int element_bytes : {2, 4})
+  for (const KvElement element : every_element)
     for (const int head_dim : {16, 64, 128})
       for (const int tokens : {1, 15, 16, 17, 63, 64, 65, 255, 256, 257, 700}) {
-        const Pages pages(random, head_dim, element_bytes, 16 * random.between(1, 5), tokens);
+        const Pages pages(random, head_dim, element, 16 * random.between(1, 5), tokens);
         const Queries queries(random, random.between(1, queries_max), head_dim, tokens);
         const auto out = attend(kernels, pages, queries, all_of(queries));
         for (size_t n = 0; n < out.size(); n++) {
@@ -134,9 +143,9 @@ void check_exact(const Kernels& kernels) {
 // A query's bits depend on its own past alone: not on who shares its keys, nor on what lies behind what it sees.
 void check_alone(const Kernels& kernels) {
   test::Random random;
-  for (const int element_bytes : {2, 4})
+  for (const KvElement element : every_element)
     for (const int tokens : {16, 100, 300}) {
-      const Pages pages(random, 32, element_bytes, 48, tokens);
+      const Pages pages(random, 32, element, 48, tokens);
       const Queries queries(random, queries_max, 32, tokens);
       const auto together = attend(kernels, pages, queries, all_of(queries));
       for (int n = 0; n < queries_max; n++) {
@@ -160,8 +169,8 @@ TEST("AVX2 and AVX-512 attend to the same bits") {
   test::Random random;
   const Kernels &narrow = test::kernels_or_skip(KernelSet::avx2), &wide = test::kernels_or_skip(KernelSet::avx512);
   for (int count = 1; count <= queries_max; count++)
-    for (const int element_bytes : {2, 4}) {
-      const Pages pages(random, 64, element_bytes, 32, 300);
+    for (const KvElement element : every_element) {
+      const Pages pages(random, 64, element, 32, 300);
       const Queries queries(random, count, 64, 300);
       CHECK(attend(narrow, pages, queries, all_of(queries)) == attend(wide, pages, queries, all_of(queries)), count, " queries");
     }
@@ -173,7 +182,7 @@ TEST("what lies before every window is not read") {
     const Kernels* kernels = kernels_of(set, inspect_machine());
     if (kernels == nullptr) continue;
     test::Random random;
-    Pages pages(random, 16, 4, 16, 400);
+    Pages pages(random, 16, KvElement::float32, 16, 400);
     Queries queries(random, 2, 16, 400);
     queries.visible = {390, 400};
     queries.first = {350, 360};
@@ -188,7 +197,7 @@ TEST("scores far apart weigh one value and nothing else") {
     const Kernels* kernels = kernels_of(set, inspect_machine());
     if (kernels == nullptr) continue;
     test::Random random;
-    const Pages pages(random, 16, 4, 32, 200);
+    const Pages pages(random, 16, KvElement::float32, 32, 200);
     Queries queries(random, 2, 16, 200);
     queries.first = {0, 0};
     queries.visible = {200, 200};

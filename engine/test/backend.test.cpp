@@ -58,10 +58,10 @@ void check_right(KernelSet kernels) {
 }
 
 // Three sequences, long enough for two pages and three partitions of attention, in random company.
-void check_same_bits(KernelSet kernels, Precision precision, const test::TinyShape& shape) {
+void check_same_bits(KernelSet kernels, Precision precision, KvType kv_type, const test::TinyShape& shape) {
   test::Random random;
   const TemporaryFile path(tiny_model(shape, random));
-  EngineOptions options{.path = path.path(), .threads = 1, .slots = 8, .kernels = kernels, .precision = precision};
+  EngineOptions options{.path = path.path(), .threads = 1, .slots = 8, .kernels = kernels, .precision = precision, .kv_type = kv_type};
   std::vector<std::vector<int32_t>> prompts;
   std::vector<std::vector<Position>> right;
   for (const int length : {530, 40, 270}) {
@@ -92,14 +92,14 @@ void check_same_bits(KernelSet kernels, Precision precision, const test::TinySha
   }
 }
 
-void check_same_bits(KernelSet kernels, Precision precision) {
+void check_same_bits(KernelSet kernels, Precision precision, KvType kv_type = KvType::f16) {
   if (kernels != KernelSet::reference) test::kernels_or_skip(kernels);
   const test::TinyShape small{.layers = 1, .hidden = 32, .heads = 4, .kv_heads = 1, .ffn = 64, .vocabulary = 260, .type = Type::q4_1};
-  check_same_bits(kernels, precision, small);
+  check_same_bits(kernels, precision, kv_type, small);
   test::TinyShape other = small;
   other.type = test::Random().chance(0.5) ? Type::q8_0 : Type::bf16;
   other.heads = 8;  // more than one call of the kernel takes
-  if (kernels != KernelSet::reference) check_same_bits(kernels, precision, other);
+  if (kernels != KernelSet::reference) check_same_bits(kernels, precision, kv_type, other);
 }
 
 }  // namespace
@@ -114,6 +114,9 @@ TEST("logits are the same bits in any company, slices and threads: AVX2, as stor
 TEST("logits are the same bits in any company, slices and threads: AVX2, float32") { check_same_bits(KernelSet::avx2, Precision::float32); }
 TEST("logits are the same bits in any company, slices and threads: AVX-512, as stored") { check_same_bits(KernelSet::avx512, Precision::stored); }
 TEST("logits are the same bits in any company, slices and threads: AVX-512, float32") { check_same_bits(KernelSet::avx512, Precision::float32); }
+TEST("logits are the same bits in any company, slices and threads: reference, KV in 8 bits") { check_same_bits(KernelSet::reference, Precision::stored, KvType::q8); }
+TEST("logits are the same bits in any company, slices and threads: AVX2, KV in 8 bits") { check_same_bits(KernelSet::avx2, Precision::stored, KvType::q8); }
+TEST("logits are the same bits in any company, slices and threads: AVX-512, KV in 8 bits") { check_same_bits(KernelSet::avx512, Precision::stored, KvType::q8); }
 
 TEST("AVX2 and AVX-512 give the same bits") {
   test::kernels_or_skip(KernelSet::avx512);
@@ -125,6 +128,11 @@ TEST("AVX2 and AVX-512 give the same bits") {
     const auto narrow = alone(options, tokens, 100);
     options.kernels = KernelSet::avx512;
     CHECK(alone(options, tokens, 100) == narrow, name_of(static_cast<uint32_t>(type)));
+    options.kv_type = KvType::q8;
+    const auto wide = alone(options, tokens, 100);
+    CHECK(wide != narrow, name_of(static_cast<uint32_t>(type)), ", KV in 8 bits as in 16");
+    options.kernels = KernelSet::avx2;
+    CHECK(alone(options, tokens, 100) == wide, name_of(static_cast<uint32_t>(type)), ", KV in 8 bits");
   }
 }
 
@@ -136,6 +144,7 @@ TEST("the fast path strays from the yardstick by no more than its 8 bits explain
       const TemporaryFile path(tiny_model({.type = type}, random));
       EngineOptions options{.path = path.path(), .threads = 1, .slots = 1, .kernels = kernels};
       const std::vector<int32_t> tokens = random.tokens(60, 300);
+      options.kv_type = random.chance(0.5) ? KvType::q8 : KvType::f16;
       const auto fast = alone(options, tokens, 60);
       options.precision = Precision::float32;
       const auto right = alone(options, tokens, 60);

@@ -14,6 +14,7 @@
 #include "support/utf8.h"
 
 using namespace millrace;
+using test::check_order;
 using test::Recorder;
 using test::TemporaryFile;
 using test::Told;
@@ -44,23 +45,6 @@ struct Running {
 // A context and an answer so long that no test sees their end.
 constexpr int forever = 200000;
 const test::TinyShape endless = {.layers = 1, .context = 1 << 20};
-
-// What every request is told, however it went: places, then one start, then tokens with growing seq, then one end and nothing more.
-void check_order(const Told& told) {
-  size_t at = 0;
-  uint32_t seq = 0, place = 1u << 30;
-  for (; at < told.events.size() && told.events[at].kind == EventKind::queued; at++) {
-    CHECK(told.events[at].seq < place && told.events[at].seq >= 1, "place ", told.events[at].seq, " after ", place);
-    place = told.events[at].seq;
-  }
-  if (at < told.events.size() && told.events[at].kind == EventKind::started) at++;
-  for (; at < told.events.size() && told.events[at].kind == EventKind::tokens; at++) {
-    seq += static_cast<uint32_t>(told.events[at].ids.size());
-    CHECK_EQUAL(told.events[at].seq, seq);
-  }
-  REQUIRE(at + 1 == told.events.size() && told.events[at].kind == EventKind::finished, told.events.size(), " events, out of order at ", at);
-  CHECK(told.events[at].seq >= seq);
-}
 
 EventKind kind_at(const Told& told, size_t index) { return index < told.events.size() ? told.events[index].kind : EventKind::finished; }
 
@@ -272,4 +256,30 @@ TEST("requests from several threads at once are all answered") {
   CHECK_EQUAL(refused.load(), 0);
   for (uint32_t caller = 0; caller < 4; caller++)
     for (uint32_t i = 0; i < 10; i++) check_order(running.recorder.finished(caller * 100 + i));
+}
+
+// A deadline that no machine can keep: the first is taken on trust, since nothing was measured yet.
+TEST("what cannot be promised is refused at once with the time to retry, or waits where it may") {
+  Running running({.layers = 1}, {.slots = 2});
+  running.submit({.id = 1, .prompt = running.prompt(30), .tokens_max = 60});
+  running.recorder.finished(1);
+  CHECK(running.engine->stats().step_costs.step_us + running.engine->stats().step_costs.row_us + running.engine->stats().step_costs.token_us +
+            running.engine->stats().step_costs.sample_us + running.engine->stats().step_costs.context_us > 0);
+
+  Request request{.id = 2, .prompt = running.prompt(30), .tokens_max = 5, .service = ServiceClass::voice, .deadlines = {.ttft_us = 1, .itl_us = 1000, .wait_us_max = 0}};
+  Decision decision;
+  const Status status = running.engine->submit(request, &decision);
+  CHECK(!status.ok());
+  CHECK(decision.verdict == Verdict::refused && decision.retry_after_us > 0, decision.retry_after_us);
+  CHECK(status.message().find("cannot be promised now") != std::string::npos, status.message());
+
+  request.deadlines.wait_us_max = 60'000'000;
+  CHECK(running.engine->submit(request, &decision).ok());
+  CHECK(decision.verdict == Verdict::queued && decision.wait_us > 0, decision.wait_us);
+  CHECK(running.recorder.finished(2).end()->finish == Finish::length);
+  const auto misses = running.engine->stats().misses;
+  CHECK(misses.queueing + misses.prefill + misses.step_time + misses.mapping + misses.reader >= 1);
+  CHECK(running.engine->submit({.id = 3, .prompt = running.prompt(3), .tokens_max = 1}, &decision).ok());
+  CHECK(decision.verdict != Verdict::refused);
+  running.recorder.finished(3);
 }

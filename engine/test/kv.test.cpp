@@ -1,10 +1,13 @@
-// KV memory: pages that pad little, physical pages that are never lost or shared by accident, slots that reuse before they map.
+// KV memory: pages that pad little, physical pages that are never lost or shared by accident.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <csignal>
 #include <cstring>
 
 #include "kv/layout.h"
 #include "kv/memory.h"
-#include "kv/slots.h"
 #include "support/random.h"
 #include "support/test.h"
 
@@ -15,26 +18,15 @@ namespace {
 constexpr int64_t page_bytes = 4096;
 constexpr int64_t mebibyte = 1 << 20;
 
-std::unique_ptr<KvMemory> reserve(int slots, int pages_a_slot, int pages_max) {
-  auto memory = reserve_kv_memory(slots, pages_a_slot, page_bytes, pages_max);
+std::unique_ptr<KvMemory> reserve(int ranges, int pages_a_range, int pages_max) {
+  auto memory = reserve_kv_memory(ranges, pages_a_range, page_bytes, pages_max);
   REQUIRE(memory.ok(), memory.message());
   return memory.take();
 }
 
-// A layout whose page is one granule of 4 KiB and holds 16 tokens.
-KvLayout small_layout() { return plan_pages(1, 2, 16, 4, page_bytes); }
-
-struct Slots {
-  KvSlots slots;
-  Slots(int count, int pages_a_slot, int pages_max) : slots(reserve(count, pages_a_slot, pages_max), small_layout(), count) {}
-  // Fills a slot's page with a mark and reads it back later: two slots over one physical page would see each other's.
-  void mark(int slot, int page, uint32_t value) { std::memcpy(slots.base(slot) + page * page_bytes, &value, sizeof(value)); }
-  uint32_t read(int slot, int page) {
-    uint32_t value;
-    std::memcpy(&value, slots.base(slot) + page * page_bytes, sizeof(value));
-    return value;
-  }
-};
+KvPlan plan_of(const std::vector<int>& windows, int kv_heads = 1, int head_dim = 16, KvElement element = KvElement::float16, int64_t granule_bytes = 4096) {
+  return plan_pages(windows, kv_heads, head_dim, element, granule_bytes);
+}
 
 }  // namespace
 
@@ -45,25 +37,44 @@ TEST("a page holds a multiple of 16 tokens in the fewest granules that pad at mo
   };
   // With granules of 2 MiB and float16; the first three are named in the design.
   for (const Shape& shape : {Shape{"8B", 32, 8, 128, 1, 16}, Shape{"70B", 80, 8, 128, 5, 32}, Shape{"Falcon-180B", 80, 8, 64, 5, 64}}) {
-    const KvLayout layout = plan_pages(shape.layers, shape.kv_heads, shape.head_dim, 2, 2 * mebibyte);
-    CHECK_EQUAL(layout.page_bytes / (2 * mebibyte), int64_t{shape.granules});
-    CHECK_EQUAL(layout.page_tokens, shape.page_tokens);
+    const KvPlan plan = plan_of(std::vector<int>(static_cast<size_t>(shape.layers)), shape.kv_heads, shape.head_dim, KvElement::float16, 2 * mebibyte);
+    CHECK_EQUAL(plan.page_bytes() / (2 * mebibyte), int64_t{shape.granules});
+    CHECK_EQUAL(plan.groups[0].page_tokens, shape.page_tokens);
   }
   test::Random random;
   for (int round = 0; round < 500; round++) {
-    const KvLayout layout = plan_pages(random.between(1, 100), random.between(1, 16), 16 * random.between(1, 16), random.chance(0.5) ? 2 : 4,
-                                       int64_t{4096} << random.between(0, 9));
-    const double used = static_cast<double>(layout.page_tokens) * static_cast<double>(layout.token_bytes());
-    CHECK_EQUAL(layout.page_tokens % 16, 0);
-    CHECK_EQUAL(layout.page_bytes % layout.granule_bytes, int64_t{0});
-    CHECK(used <= static_cast<double>(layout.page_bytes) && used >= 0.96 * static_cast<double>(layout.page_bytes), used, " of ", layout.page_bytes);
-    // The last head of the last layer ends within the page.
-    CHECK(layout.offset(layout.layers - 1, true, layout.kv_heads - 1) + layout.head_bytes() <= layout.page_bytes);
+    std::vector<int> windows(static_cast<size_t>(random.between(1, 100)));
+    for (int& window : windows) window = random.chance(0.5) ? 0 : 128 * random.between(1, 2);
+    const KvPlan plan = plan_of(windows, random.between(1, 16), 16 * random.between(1, 16), static_cast<KvElement>(random.between(0, 2)), int64_t{4096} << random.between(0, 9));
+    for (const KvLayout& group : plan.groups) {
+      const double used = static_cast<double>(group.page_tokens) * static_cast<double>(group.token_bytes());
+      CHECK(group.page_tokens >= 16 && group.page_tokens % 16 == 0);
+      CHECK_EQUAL(group.page_bytes, plan.page_bytes());
+      CHECK_EQUAL(group.page_bytes % group.granule_bytes, int64_t{0});
+      CHECK(used <= static_cast<double>(group.page_bytes) && used >= 0.96 * static_cast<double>(group.page_bytes), used, " of ", group.page_bytes);
+      // The last head of the last layer ends within the page.
+      CHECK(group.offset(group.layers - 1, true, group.kv_heads - 1) + group.head_bytes() <= group.page_bytes);
+    }
+  }
+}
+
+TEST("layers of one window are one group, in their order, and those that see more come first") {
+  const KvPlan plan = plan_of({128, 0, 128, 1024, 128, 0});
+  REQUIRE(plan.group_count() == 3);
+  const int windows[] = {0, 1024, 128}, layers[] = {2, 1, 3};
+  for (int group = 0; group < 3; group++) {
+    CHECK_EQUAL(plan.groups[static_cast<size_t>(group)].window, windows[group]);
+    CHECK_EQUAL(plan.groups[static_cast<size_t>(group)].layers, layers[group]);
+  }
+  const int groups[] = {2, 0, 2, 1, 2, 0}, places[] = {0, 0, 1, 0, 2, 1};
+  for (size_t layer = 0; layer < 6; layer++) {
+    CHECK_EQUAL(plan.layers[layer].group, groups[layer]);
+    CHECK_EQUAL(plan.layers[layer].layer, places[layer]);
   }
 }
 
 TEST("heads lie one behind another without gap or overlap") {
-  const KvLayout layout = plan_pages(3, 2, 32, 2, 65536);
+  const KvLayout layout = plan_of({0, 0, 0}, 2, 32, KvElement::float16, 65536).groups[0];
   int64_t expected = 0;
   for (int layer = 0; layer < 3; layer++)
     for (const bool value : {false, true})
@@ -95,52 +106,117 @@ TEST("a mapped page can be written, and a freed one is used again before a new o
 TEST("an alias shows the same bytes, and the page lives until its last mapping goes") {
   auto memory = reserve(3, 2, 2);
   REQUIRE(memory->map(0, 0).ok());
-  REQUIRE(memory->alias(1, 1, 0, 0).ok());
   memory->base(0)[7] = 42;
+  REQUIRE(memory->alias(1, 1, 0, 0).ok());
   CHECK_EQUAL(int{memory->base(1)[page_bytes + 7]}, 42);
+  CHECK(memory->is_shared(0, 0) && memory->is_shared(1, 1));
   CHECK_EQUAL(memory->pages_mapped(), 1);
+  CHECK_EQUAL(memory->places_mapped(), 2);
   memory->unmap(0, 0);
   CHECK_EQUAL(memory->pages_mapped(), 1);
+  CHECK(!memory->is_shared(1, 1));
   REQUIRE(memory->map(2, 0).ok());  // the other page: this one is still in use
   memory->base(2)[7] = 1;
   CHECK_EQUAL(int{memory->base(1)[page_bytes + 7]}, 42);
+  REQUIRE(memory->own(1, 1).ok());  // nobody else has it: no copy, and no free page, is needed
+  memory->base(1)[page_bytes + 7] = 43;
   memory->unmap(1, 1);
   CHECK_EQUAL(memory->pages_mapped(), 1);
 }
 
+// What the protection is for: a process of its own writes, and must not live to say so.
+TEST("nobody can write a page that another maps") {
+  auto memory = reserve(2, 1, 2);
+  REQUIRE(memory->map(0, 0).ok() && memory->alias(1, 0, 0, 0).ok());
+  for (const int range : {0, 1}) {
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      // A sanitizer would report what is meant to happen.
+      std::signal(SIGSEGV, SIG_DFL);
+      memory->base(range)[0] = 1;
+      _exit(0);
+    }
+    int status = 0;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV, "range ", range, " wrote, status ", status);
+  }
+}
+
+TEST("a page that is made one's own has its bytes, and leaves the others theirs") {
+  auto memory = reserve(2, 2, 3);
+  REQUIRE(memory->map(0, 0).ok());
+  std::memset(memory->base(0), 5, page_bytes);
+  REQUIRE(memory->alias(1, 0, 0, 0).ok() && memory->own(1, 0).ok());
+  CHECK(!memory->is_shared(0, 0) && !memory->is_shared(1, 0));
+  CHECK(std::memcmp(memory->base(0), memory->base(1), page_bytes) == 0);
+  memory->base(1)[9] = 6;
+  CHECK_EQUAL(int{memory->base(0)[9]}, 5);
+  REQUIRE(memory->own(0, 0).ok());
+  memory->base(0)[9] = 7;
+  REQUIRE(memory->copy(1, 1, 0, 0).ok());
+  memory->base(1)[page_bytes + 10] = 8;
+  CHECK_EQUAL(int{memory->base(1)[page_bytes + 9]}, 7);
+  CHECK_EQUAL(int{memory->base(0)[10]}, 5);
+  CHECK_EQUAL(memory->pages_mapped(), 3);
+  REQUIRE(memory->alias(0, 1, 0, 0).ok());
+  CHECK_EQUAL(memory->own(0, 1).message(), std::string("no KV page is free"));
+}
+
 // Against a model in plain containers: what is mapped where, and how many physical pages that takes.
-TEST("random histories of map, alias and unmap lose no page and mix up none") {
+TEST("random histories of mapping and sharing lose no page and mix up none") {
   test::Random random;
-  constexpr int slots = 4, pages = 5, physical = 9;
-  auto memory = reserve(slots, pages, physical);
-  std::vector<int> content(slots * pages, -1);  // the mark behind each place, or -1
-  const auto write = [&](int place, int mark) { std::memcpy(memory->base(place / pages) + place % pages * page_bytes, &mark, sizeof(mark)); };
-  const auto read = [&](int place) {
+  constexpr int ranges = 4, pages = 5, physical = 9;
+  auto memory = reserve(ranges, pages, physical);
+  struct Place {
+    int page = -1, mark = 0;  // the physical page by the model's count; -1: none
+  };
+  std::vector<Place> places(ranges * pages);
+  int made = 0;
+  const auto byte = [&](size_t place) { return memory->base(static_cast<int>(place) / pages) + static_cast<int64_t>(place % pages) * page_bytes; };
+  const auto read = [&](size_t place) {
     int mark;
-    std::memcpy(&mark, memory->base(place / pages) + place % pages * page_bytes, sizeof(mark));
+    std::memcpy(&mark, byte(place), sizeof(mark));
     return mark;
   };
-  for (int round = 0; round < 3000; round++) {
-    const int place = random.between(0, slots * pages - 1), other = random.between(0, slots * pages - 1);
-    std::vector<int> marks;
-    for (const int mark : content)
-      if (mark >= 0 && std::find(marks.begin(), marks.end(), mark) == marks.end()) marks.push_back(mark);
-    REQUIRE(memory->pages_mapped() == static_cast<int>(marks.size()), memory->pages_mapped(), " mapped, not ", marks.size());
-    if (content[static_cast<size_t>(place)] >= 0) {
-      REQUIRE(read(place) == content[static_cast<size_t>(place)], "round ", round);
-      if (random.chance(0.6)) {
-        memory->unmap(place / pages, place % pages);
-        content[static_cast<size_t>(place)] = -1;
+  for (int round = 0; round < 4000; round++) {
+    const auto place = static_cast<size_t>(random.between(0, ranges * pages - 1)), other = static_cast<size_t>(random.between(0, ranges * pages - 1));
+    const int range = static_cast<int>(place) / pages, page = static_cast<int>(place) % pages;
+    const int from_range = static_cast<int>(other) / pages, from_page = static_cast<int>(other) % pages;
+    std::vector<int> distinct;
+    int taken = 0;
+    for (const Place& each : places) {
+      if (each.page < 0) continue;
+      taken++;
+      if (std::find(distinct.begin(), distinct.end(), each.page) == distinct.end()) distinct.push_back(each.page);
+    }
+    REQUIRE(memory->pages_mapped() == static_cast<int>(distinct.size()) && memory->places_mapped() == taken, memory->pages_mapped(), " and ", memory->places_mapped());
+    const bool has_room = static_cast<int>(distinct.size()) < physical;
+    const auto users = [&](size_t which) { return std::count_if(places.begin(), places.end(), [&](const Place& each) { return each.page == places[which].page; }); };
+    if (places[place].page >= 0) {
+      REQUIRE(read(place) == places[place].mark, "round ", round);
+      CHECK_EQUAL(memory->is_shared(range, page), users(place) > 1);
+      if (random.chance(0.4)) {
+        memory->unmap(range, page);
+        places[place] = {};
+      } else if (const bool can = users(place) == 1 || has_room; memory->own(range, page).ok()) {
+        CHECK(can);
+        if (users(place) > 1) places[place].page = made++;
+        places[place].mark = round;
+        std::memcpy(byte(place), &round, sizeof(round));
+      } else {
+        CHECK(!can);
       }
-    } else if (content[static_cast<size_t>(other)] >= 0 && random.chance(0.4)) {
-      REQUIRE(memory->alias(place / pages, place % pages, other / pages, other % pages).ok());
-      content[static_cast<size_t>(place)] = content[static_cast<size_t>(other)];
+    } else if (places[other].page >= 0 && random.chance(0.6)) {
+      const bool is_copy = random.chance(0.3);
+      const bool done = (is_copy ? memory->copy(range, page, from_range, from_page) : memory->alias(range, page, from_range, from_page)).ok();
+      CHECK_EQUAL(done, !is_copy || has_room);
+      if (done) places[place] = {is_copy ? made++ : places[other].page, places[other].mark};
     } else {
-      const bool room = static_cast<int>(marks.size()) < physical;
-      CHECK_EQUAL(memory->map(place / pages, place % pages).ok(), room);
-      if (!room) continue;
-      write(place, round);
-      content[static_cast<size_t>(place)] = round;
+      CHECK_EQUAL(memory->map(range, page).ok(), has_room);
+      if (!has_room) continue;
+      places[place] = {made++, round};
+      std::memcpy(byte(place), &round, sizeof(round));
     }
   }
 }
@@ -149,86 +225,4 @@ TEST("addresses that no machine has are refused with what to change") {
   auto memory = reserve_kv_memory(64, 64, int64_t{1} << 40, 1);
   REQUIRE(!memory.ok());
   CHECK(memory.message().find("choose fewer slots or a shorter context") != std::string::npos, memory.message());
-}
-
-TEST("a slot keeps its pages, and the next sequence takes the slot with the most") {
-  Slots held(3, 4, 12);
-  KvSlots& slots = held.slots;
-  const int tokens = slots.layout().page_tokens;
-  const int first = slots.take(1), second = slots.take(3);
-  REQUIRE(first >= 0 && second >= 0 && first != second);
-  REQUIRE(slots.grow(first, tokens).ok() && slots.grow(second, 2 * tokens + 1).ok());
-  CHECK_EQUAL(slots.pages_mapped(), 4);
-  slots.give_back(first);
-  slots.give_back(second);
-  CHECK_EQUAL(slots.pages_mapped(), 4);
-  CHECK_EQUAL(slots.take(4), second);
-  REQUIRE(slots.grow(second, 3 * tokens).ok());
-  CHECK_EQUAL(slots.pages_mapped(), 4);  // nothing was mapped anew
-}
-
-TEST("no slot is taken twice, and none is there when all are taken") {
-  Slots held(3, 1, 3);
-  const int a = held.slots.take(1), b = held.slots.take(1), c = held.slots.take(1);
-  CHECK(a != b && b != c && a != c);
-  CHECK_EQUAL(held.slots.take(1), -1);
-  held.slots.give_back(b);
-  CHECK_EQUAL(held.slots.take(1), b);
-}
-
-TEST("idle slots are stripped only when the pool has nothing free") {
-  Slots held(2, 4, 4);
-  KvSlots& slots = held.slots;
-  const int tokens = slots.layout().page_tokens;
-  const int idle = slots.take(3), busy = slots.take(1);
-  REQUIRE(slots.grow(idle, 3 * tokens).ok());
-  slots.give_back(idle);
-  REQUIRE(slots.grow(busy, tokens).ok());
-  CHECK_EQUAL(slots.pages_mapped(), 4);
-  slots.give_back(busy);
-  REQUIRE(slots.take(4) == idle && slots.grow(idle, 4 * tokens).ok());
-  CHECK_EQUAL(slots.pages_mapped(), 4);
-}
-
-// A short sequence may have taken over a slot with many pages: what it was not promised must not starve the others.
-TEST("whoever was promised pages gets them, whatever history the slots have") {
-  test::Random random;
-  constexpr int count = 5, pages_a_slot = 6, pages_max = 11;
-  for (int round = 0; round < 300; round++) {
-    Slots held(count, pages_a_slot, pages_max);
-    KvSlots& slots = held.slots;
-    const int tokens = slots.layout().page_tokens;
-    struct Sequence {
-      int slot, promised, grown;
-      uint32_t mark;
-    };
-    std::vector<Sequence> running;
-    int promised = 0;
-    for (int step = 0; step < 60; step++) {
-      const int wanted = random.between(1, pages_a_slot);
-      if (random.chance(0.4) && promised + wanted <= pages_max && static_cast<int>(running.size()) < count) {
-        const int slot = slots.take(wanted);
-        REQUIRE(slot >= 0);
-        for (const Sequence& other : running) REQUIRE(other.slot != slot);
-        running.push_back({slot, wanted, 0, static_cast<uint32_t>(random.next())});
-        promised += wanted;
-      } else if (!running.empty()) {
-        const auto at = static_cast<size_t>(random.between(0, static_cast<int>(running.size()) - 1));
-        Sequence& each = running[at];
-        if (each.grown < each.promised) {
-          const Status status = slots.grow(each.slot, each.grown * tokens + random.between(1, tokens));
-          REQUIRE(status.ok(), status.message(), " for page ", each.grown + 1, " of ", each.promised, " promised; all promised are ", promised, " of ", pages_max);
-          held.mark(each.slot, each.grown, each.mark + static_cast<uint32_t>(each.grown));
-          each.grown++;
-        } else {
-          promised -= each.promised;
-          slots.give_back(each.slot);
-          running.erase(running.begin() + static_cast<std::ptrdiff_t>(at));
-        }
-      }
-      for (const Sequence& each : running)
-        for (int page = 0; page < each.grown; page++) REQUIRE(held.read(each.slot, page) == each.mark + static_cast<uint32_t>(page));
-      REQUIRE(slots.pages_mapped() <= pages_max);
-    }
-  }
 }

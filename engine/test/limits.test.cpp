@@ -75,7 +75,7 @@ TEST("a request larger than all KV memory is refused, one that just fits runs") 
   Tiny tiny;
   const auto engine = test::load({.path = tiny.path.path(), .threads = 1, .kv_memory_bytes = 2 * page_bytes, .slots = 2}, tiny.recorder);
   const Status status = engine->submit({.id = 1, .prompt = std::vector<int32_t>(500, 1), .tokens_max = 13});
-  CHECK(says(status, "a sequence of 513 tokens needs more KV memory than there is (2 pages of 256 tokens); raise --kv-memory"), status.message());
+  CHECK(says(status, "a sequence of 513 tokens needs 3 pages of KV memory, and there are 2; raise --kv-memory"), status.message());
   REQUIRE(engine->submit({.id = 2, .prompt = std::vector<int32_t>(500, 1), .tokens_max = 12}).ok());
   CHECK(tiny.recorder.finished(2).end()->finish == Finish::length);
   CHECK_EQUAL(engine->stats().kv_bytes_max, 2 * page_bytes);

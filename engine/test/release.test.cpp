@@ -205,3 +205,21 @@ TEST("nothing is held longer than it must be") {
     }
   }
 }
+
+TEST("tokens that may not stop are released at once, and no stop string reaches back into their text") {
+  Releaser releaser({"ab"});
+  CHECK_EQUAL(releaser.push(1, "ab", false).text, std::string("ab"));
+  Released released = releaser.push(2, "ca", false);
+  CHECK(released.text == "ca" && !released.stopped, released.text);
+  released = releaser.push(3, "b");
+  CHECK(released.text == "b" && !released.stopped, released.text);
+  released = releaser.push(4, "xab");
+  CHECK(released.text == "x" && released.stopped, released.text);
+}
+
+TEST("a code point that only a later token completes waits for it, whether or not it may stop") {
+  Releaser releaser({"\xc3\xa9"});
+  CHECK(releaser.push(1, "\xc3", false).ids.empty());
+  const Released released = releaser.push(2, "\xa9");
+  CHECK(released.stopped && released.text.empty(), released.text);
+}

@@ -174,3 +174,77 @@ TEST("logits that are not numbers still give a token") {
       CHECK(token >= 0 && token < 4, token);
     }
 }
+
+TEST("a bias is added before penalties, and can forbid or force a token") {
+  const std::vector<int32_t> prompt = {0};
+  Sampler sampler({.repetition_penalty = 2, .bias = {{0, 2}, {3, -100}}}, prompt);
+  std::vector<float> logits = {4, 1, 2, 50};
+  CHECK_EQUAL(sampler.sample(logits, 0), 0);
+  CHECK_EQUAL(logits, (std::vector<float>{3, 1, 2, -50}));
+  test::Random random;
+  for (int round = 0; round < 100; round++) {
+    const std::vector<float> any = random_logits(random, 300, 3);
+    CHECK_EQUAL(draw({.temperature = 1, .seed = random.next(), .bias = {{17, 100}}}, any), 17);
+    CHECK(draw({.temperature = 5, .seed = random.next(), .bias = {{17, -100}}}, any) != 17);
+  }
+}
+
+TEST("barred tokens are not sampled, whatever their bias, until enough others were") {
+  const std::vector<int32_t> ends = {1, 2};
+  Sampler sampler({.bias = {{1, 100}}}, {});
+  sampler.bar(ends, 2);
+  std::vector<int32_t> sampled;
+  for (uint64_t position = 0; position < 3; position++) {
+    std::vector<float> logits = {1, 0, 5, 0};
+    sampled.push_back(sampler.sample(logits, position));
+    sampler.accept(sampled.back());
+  }
+  CHECK_EQUAL(sampled, (std::vector<int32_t>{0, 0, 1}));
+}
+
+// By the definition, in double: log of a token's share of the sum of exponentials.
+TEST("log-probabilities are the raw logits' log-softmax, the likeliest in falling order and of equals the lower id first") {
+  test::Random random;
+  for (int round = 0; round < 100; round++) {
+    std::vector<float> logits = random_logits(random, random.between(1, 400), 4);
+    if (round % 3 == 0)
+      for (float& logit : logits) logit = std::round(logit);  // many equals
+    const int count = random.between(0, std::min<int>(20, static_cast<int>(logits.size())));
+    SamplingOptions options{.temperature = 1.5f, .repetition_penalty = 3, .seed = random.next(), .logprobs = count, .bias = {{0, 5}}};
+    const std::vector<int32_t> prompt = {0};
+    Sampler sampler(options, prompt);
+    std::vector<float> work = logits;
+    const int32_t token = sampler.sample(work, 0);
+    options.logprobs = -1;
+    work = logits;
+    CHECK_EQUAL(Sampler(options, prompt).sample(work, 0), token);
+
+    double total = 0;
+    for (const float logit : logits) total += std::exp(static_cast<double>(logit));
+    const auto right = [&](int32_t id) { return logits[static_cast<size_t>(id)] - std::log(total); };
+    std::vector<int32_t> order;
+    for (size_t id = 0; id < logits.size(); id++) order.push_back(static_cast<int32_t>(id));
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)]; });
+    const std::vector<TokenLogprob>& told = sampler.logprobs();
+    REQUIRE(told.size() == static_cast<size_t>(count) + 1, told.size(), " for ", count);
+    CHECK_EQUAL(told[0].token, token);
+    for (size_t i = 0; i < told.size(); i++) {
+      if (i > 0) CHECK_EQUAL(told[i].token, order[i - 1]);
+      CHECK(std::abs(told[i].logprob - right(told[i].token)) < 1e-5 * (1 + std::abs(right(told[i].token))), told[i].logprob, " not ", right(told[i].token));
+    }
+  }
+}
+
+TEST("log-probabilities of what is no distribution are those of the impossible, and none are made where none are asked for") {
+  for (const std::vector<float>& logits : {std::vector<float>(4, NAN), std::vector<float>(4, -INFINITY), std::vector<float>{NAN, 1, INFINITY, -INFINITY}}) {
+    Sampler sampler({.logprobs = 4}, {});
+    std::vector<float> work = logits;
+    sampler.sample(work, 0);
+    REQUIRE(sampler.logprobs().size() == 5, sampler.logprobs().size());
+    for (const TokenLogprob& each : sampler.logprobs()) CHECK_EQUAL(each.logprob, -INFINITY);
+  }
+  Sampler plain({}, {});
+  std::vector<float> logits = {1, 2};
+  plain.sample(logits, 0);
+  CHECK(plain.logprobs().empty());
+}

@@ -2,6 +2,7 @@
 #include "base/team.h"
 
 #include <atomic>
+#include <new>
 
 #include "base/machine.h"
 #include "support/random.h"
@@ -92,4 +93,28 @@ TEST("the machine has at least a thread and some memory, and AVX-512 only with A
   CHECK(machine.threads >= 1, machine.threads);
   CHECK(machine.memory_free_bytes > 0);
   CHECK(machine.has_avx2 || !machine.has_avx512);
+}
+
+TEST("what a body throws reaches the leader when all chunks are done, and the team goes on") {
+  for (int threads = 1; threads <= 3; threads++) {
+    Team team(threads);
+    for (int round = 0; round < 200; round++) {
+      std::atomic<int> visits{0};
+      bool caught = false;
+      try {
+        team.parallel(40, 1, [&](int64_t begin, int64_t end, int) {
+          visits += static_cast<int>(end - begin);
+          if (end - begin == 40 || begin % 7 == round % 7) throw std::bad_alloc();
+        });
+      } catch (const std::bad_alloc&) {
+        caught = true;
+      }
+      CHECK(caught);
+      // Alone, the leader does all in one chunk.
+      CHECK_EQUAL(visits.load(), 40);
+      int64_t sum = 0;
+      team.parallel(10, 10, [&](int64_t begin, int64_t end, int) { sum += end - begin; });
+      CHECK_EQUAL(sum, int64_t{10});
+    }
+  }
 }

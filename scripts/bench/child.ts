@@ -6,6 +6,7 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import type { MatrixWork } from "../../engine/binding/index.js";
 import { SetupError } from "../setup/exec.js";
 import type { Contender, DecodeRates } from "./workload.js";
 
@@ -17,7 +18,7 @@ export interface ChildOptions {
 }
 
 export type Question = { kind: "prefill" } | { kind: "decode"; batch: number };
-export type Answer = { about: string[] } | { rate: number } | { rates: DecodeRates } | { failed: string };
+export type Answer = { about: string[]; work?: MatrixWork } | { rate: number } | { rates: DecodeRates } | { failed: string };
 
 /** Longer than loading or any one measurement takes on a slow machine. */
 const answerMsMax = 300_000;
@@ -26,6 +27,8 @@ export class ChildContender implements Contender {
   private constructor(
     readonly name: string,
     readonly about: string[],
+    /** What the model's matrices ask of a step, where the contender knows it. */
+    readonly work: MatrixWork | undefined,
     private readonly child: ChildProcess,
   ) {}
 
@@ -35,7 +38,8 @@ export class ChildContender implements Contender {
     const child = fork(path, [JSON.stringify(options)], { execArgv: ["--import", "tsx"], stdio: ["ignore", "ignore", "inherit", "ipc"] });
     try {
       const answer = await nextAnswer(name, child);
-      return new ChildContender(name, "about" in answer ? answer.about : [], child);
+      const { about, work } = "about" in answer ? answer : { about: [], work: undefined };
+      return new ChildContender(name, about, work, child);
     } catch (error) {
       child.kill();
       throw error;
@@ -85,7 +89,7 @@ async function nextAnswer(name: string, child: ChildProcess): Promise<Answer> {
 }
 
 /** Answers the parent's questions until it disconnects. */
-export async function serve(about: string[], contender: Pick<Contender, "prefill" | "decode">): Promise<void> {
+export async function serve(about: string[], contender: Pick<Contender, "prefill" | "decode">, work?: MatrixWork): Promise<void> {
   const send = (answer: Answer): void => void process.send?.(answer);
   process.on("message", (question: Question) => {
     const work = question.kind === "prefill" ? contender.prefill() : contender.decode(question.batch);
@@ -94,7 +98,7 @@ export async function serve(about: string[], contender: Pick<Contender, "prefill
       (error: unknown) => send({ failed: String(error) }),
     );
   });
-  send({ about });
+  send(work ? { about, work } : { about });
   await once(process, "disconnect");
 }
 

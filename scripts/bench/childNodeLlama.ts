@@ -60,7 +60,7 @@ try {
     async decode(batch: number): Promise<{ decode: number; whole: number }> {
       const chosen = sequences.slice(0, batch);
       for (const sequence of chosen) await sequence.clearHistory();
-      const meter = new DecodeMeter(batch);
+      const meter = new DecodeMeter(batch, maxTokens);
       await Promise.all(
         chosen.map((sequence, index) => generate(sequence, prompts[index] as number[], maxTokens, (count) => meter.reached(index, count))),
       );

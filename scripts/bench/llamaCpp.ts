@@ -22,8 +22,9 @@ export class LlamaCpp implements Contender {
     private readonly model: string,
     private readonly threads: number,
     readonly flashAttention: FlashAttention,
+    name = `llama.cpp, flash attention ${flashAttention}`,
   ) {
-    this.name = `llama.cpp, flash attention ${flashAttention}`;
+    this.name = name;
   }
 
   async prefill(): Promise<number> {

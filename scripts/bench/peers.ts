@@ -2,7 +2,7 @@
 import { existsSync, statSync } from "node:fs";
 import { mkdir, rename, rm } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { runProgram, SetupError } from "../setup/exec.js";
 
@@ -23,11 +23,14 @@ export const llamaCpp = {
   version: `llama.cpp of ${sdist.requirement}, built natively with ${flags.join(" ")}`,
   bench: join(llamaFolder, "build/bin/llama-bench"),
   batchedBench: join(llamaFolder, "build/bin/llama-batched-bench"),
+  quantize: join(llamaFolder, "build/bin/llama-quantize"),
+  server: join(llamaFolder, "build/bin/llama-server"),
 };
 
 /** Builds llama.cpp unless it is there; that takes some ten minutes on two cores. @throws SetupError with the last lines of what failed. */
 export async function buildLlamaCpp(say: (line: string) => void): Promise<void> {
-  if (existsSync(llamaCpp.bench) && existsSync(llamaCpp.batchedBench)) return;
+  const programs = [llamaCpp.bench, llamaCpp.batchedBench, llamaCpp.quantize, llamaCpp.server];
+  if (programs.every((program) => existsSync(program))) return;
   await mkdir(peersFolder, { recursive: true });
   const archive = join(peersFolder, `${sdist.name}.tar.gz`);
   if (!existsSync(join(llamaFolder, "CMakeLists.txt"))) {
@@ -41,7 +44,8 @@ export async function buildLlamaCpp(say: (line: string) => void): Promise<void> 
   say(`building llama.cpp in ${llamaFolder}, once, for some ten minutes`);
   const build = join(llamaFolder, "build");
   await must("cmake", ["-S", llamaFolder, "-B", build, ...flags]);
-  await must("cmake", ["--build", build, `-j${availableParallelism()}`, "--target", "llama-bench", "llama-batched-bench"]);
+  const targets = programs.map((program) => basename(program));
+  await must("cmake", ["--build", build, `-j${availableParallelism()}`, "--target", ...targets]);
 }
 
 /** Compiles one of our own small programs unless it is newer than its source. @returns its path. */

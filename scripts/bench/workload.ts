@@ -12,7 +12,7 @@ export const workload = {
 
 /** Tokens a second. */
 export interface DecodeRates {
-  /** From the moment when every sequence has its first token, all sequences together. */
+  /** All sequences together, while all of them run: from the step in which the last has its first token to that in which the first ends. */
   decode: number;
   /** Prompts and answers together, from the first submit to the last event. */
   whole: number;
@@ -30,18 +30,19 @@ export interface Contender {
   close(): Promise<void>;
 }
 
-/** Times the decoding of several sequences that run at once. */
+/** Times the decoding of several sequences that run at once. What is reached in one turn of the event loop is one step's. */
 export class DecodeMeter {
   readonly #counts: number[];
   readonly #startedMs: number;
-  #begun = 0;
-  #total = 0;
-  #totalAtBegin = 0;
-  #begunMs = 0;
+  #settles = false;
+  #begun: Mark | undefined;
+  #ended: Mark | undefined;
   #lastMs = 0;
 
+  /** @param tokens of each sequence, the first included. */
   constructor(
     sequences: number,
+    private readonly tokens: number,
     private readonly now: () => number = () => performance.now(),
   ) {
     this.#counts = new Array<number>(sequences).fill(0);
@@ -50,22 +51,46 @@ export class DecodeMeter {
 
   /** Sequence `index` has `count` tokens by now. */
   reached(index: number, count: number): void {
-    const before = this.#counts[index] as number;
     this.#counts[index] = count;
-    this.#total += count - before;
-    this.#lastMs = this.now();
-    if (before > 0 || count === 0 || ++this.#begun < this.#counts.length) return;
-    this.#begunMs = this.#lastMs;
-    this.#totalAtBegin = this.#total;
+    if (this.#settles) return;
+    this.#settles = true;
+    queueMicrotask(() => this.#settle());
   }
 
-  /** @param promptTokens of each sequence. */
-  rates(promptTokens: number): DecodeRates {
-    const decode = (1_000 * (this.#total - this.#totalAtBegin)) / (this.#lastMs - this.#begunMs);
-    // The first token comes out of the prefill, so the work done is one step less than the tokens.
-    const work = this.#counts.length * (promptTokens - 1) + this.#total;
-    return { decode, whole: (1_000 * work) / (this.#lastMs - this.#startedMs) };
+  #settle(): void {
+    this.#settles = false;
+    this.#lastMs = this.now();
+    const mark = { ms: this.#lastMs, total: this.#counts.reduce((sum, count) => sum + count, 0) };
+    if (this.#counts.every((count) => count > 0)) this.#begun ??= mark;
+    if (this.#counts.some((count) => count >= this.tokens)) this.#ended ??= mark;
   }
+
+  /** @param promptTokens of each sequence. @throws NeverFullError where the first ended before the last had begun. */
+  rates(promptTokens: number): DecodeRates {
+    if (this.#settles) this.#settle();
+    const [begun, ended] = [this.#begun, this.#ended];
+    if (!begun || !ended || ended.ms <= begun.ms)
+      throw new NeverFullError(
+        `of ${this.#counts.length} sequences the first ended before the last had begun: there is no time when all ran`,
+      );
+    const total = this.#counts.reduce((sum, count) => sum + count, 0);
+    // The first token comes out of the prefill, so the work done is one step less than the tokens.
+    const work = this.#counts.length * (promptTokens - 1) + total;
+    return {
+      decode: (1_000 * (ended.total - begun.total)) / (ended.ms - begun.ms),
+      whole: (1_000 * work) / (this.#lastMs - this.#startedMs),
+    };
+  }
+}
+
+export class NeverFullError extends Error {
+  override readonly name = "NeverFullError";
+}
+
+/** The end of a step: when, and how many tokens there were. */
+interface Mark {
+  ms: number;
+  total: number;
 }
 
 /** By linear interpolation between the two nearest. @param fraction 0 to 1. */

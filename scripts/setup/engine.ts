@@ -10,10 +10,10 @@ import type { Part } from "./progress.js";
 export const addonPath = (root: string): string => join(root, "engine/build/millrace.node");
 
 /**
- * @param wanted the addon alone, or its tests too. @returns whether anything was compiled or linked.
+ * @param wanted the addon alone, or its tests too. @param xgrammar the library's sources, to build constrained output in; the build keeps it. @returns whether anything was compiled or linked.
  * @throws SetupError with the compiler's last lines.
  */
-export async function buildEngine(root: string, part: Part, wanted: "addon" | "all" = "all"): Promise<boolean> {
+export async function buildEngine(root: string, part: Part, wanted: "addon" | "all" = "all", xgrammar?: string): Promise<boolean> {
   const source = join(root, "engine");
   const build = join(root, "engine/build");
   if (!existsSync(join(source, "CMakeLists.txt")))
@@ -38,9 +38,11 @@ export async function buildEngine(root: string, part: Part, wanted: "addon" | "a
       throw new SetupError(`The engine could not be built (${what} failed). Its last lines, all of them in ${logPath}:\n${tail}`);
   };
   try {
-    if (!existsSync(join(build, "build.ninja")) && !existsSync(join(build, "Makefile"))) {
-      const generator = spawnSync("ninja", ["--version"], { stdio: "ignore" }).status === 0 ? ["-G", "Ninja"] : [];
-      await step(["-S", source, "-B", build, "-DCMAKE_BUILD_TYPE=Release", ...generator], "configuring");
+    const isNew = !existsSync(join(build, "build.ninja")) && !existsSync(join(build, "Makefile"));
+    if (isNew || xgrammar) {
+      const generator = isNew && spawnSync("ninja", ["--version"], { stdio: "ignore" }).status === 0 ? ["-G", "Ninja"] : [];
+      const formats = xgrammar ? [`-DMILLRACE_XGRAMMAR=${xgrammar}`] : [];
+      await step(["-S", source, "-B", build, "-DCMAKE_BUILD_TYPE=Release", ...generator, ...formats], "configuring");
     }
     // A bare --parallel lets make start everything at once, more than the memory of a small machine holds.
     const target = wanted === "addon" ? ["--target", "millrace"] : [];

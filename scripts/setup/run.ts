@@ -4,6 +4,7 @@ import { pathToFileURL } from "node:url";
 import { buildPage } from "../build-page.js";
 import { buildEngine } from "./engine.js";
 import { SetupError } from "./exec.js";
+import { fetchXgrammar } from "./formats.js";
 import { resolveModel } from "./model.js";
 import { type Part, Progress, seconds, silent } from "./progress.js";
 import { checkUwsBinary } from "./uws.js";
@@ -24,6 +25,12 @@ export interface Command {
   packagesMs: number;
 }
 
+/** Of the engine, beside the addon. */
+interface Wanted {
+  tests: boolean;
+  formats: boolean;
+}
+
 /** A part that takes less than this is not worth a word. */
 const wordyMs = 1_000;
 
@@ -32,7 +39,9 @@ export async function run({ root, command, args, needs, packagesMs }: Command): 
   if (command === "start") await (await import("../start.js")).checkArguments(args);
   const { model } = needs;
   if (model !== undefined && model !== "default" && !model.startsWith("hf:")) await resolveModel(model, silent());
-  const failures = await prepare(root, needs, packagesMs, command === "test" ? "all" : "addon");
+  if (command === "build") checkBuildArguments(args);
+  const wanted = { tests: command === "test", formats: command === "build" && args.includes("--formats") };
+  const failures = await prepare(root, needs, packagesMs, wanted);
   // A test run goes on to say what else fails, and counts these.
   if (failures.length > 0 && command !== "test") throw new SetupError(failures.map((failure) => failure.message).join("\n\n"));
   if (command === "build") return;
@@ -45,7 +54,7 @@ export async function run({ root, command, args, needs, packagesMs }: Command): 
 }
 
 /** @returns what went wrong, so that parts which run side by side are all reported. */
-async function prepare(root: string, needs: Needs, packagesMs: number, wanted: "addon" | "all"): Promise<Error[]> {
+async function prepare(root: string, needs: Needs, packagesMs: number, wanted: Wanted): Promise<Error[]> {
   const progress = new Progress();
   const took: [part: string, ms: number][] = packagesMs > 0 ? [["packages", packagesMs]] : [];
   const timed = async (part: string, work: () => Promise<unknown>): Promise<void> => {
@@ -65,8 +74,15 @@ async function prepare(root: string, needs: Needs, packagesMs: number, wanted: "
   return results.flatMap((result) => (result.status === "rejected" ? [asError(result.reason)] : []));
 }
 
-async function engine(root: string, part: Part, wanted: "addon" | "all"): Promise<void> {
-  part.end((await buildEngine(root, part, wanted)) ? "built" : undefined);
+async function engine(root: string, part: Part, { tests, formats }: Wanted): Promise<void> {
+  if (formats) part.at(0, "fetching xgrammar");
+  const xgrammar = formats ? await fetchXgrammar() : undefined;
+  part.end((await buildEngine(root, part, tests ? "all" : "addon", xgrammar)) ? "built" : undefined);
+}
+
+function checkBuildArguments(args: string[]): void {
+  const strange = args.find((arg) => arg !== "--formats");
+  if (strange !== undefined) throw new SetupError(`npm run build takes, behind --: --formats (constrained output); not ${strange}`);
 }
 
 /** A part that fails leaves the progress with that word; its reason is told at the end. */

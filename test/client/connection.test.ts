@@ -40,7 +40,7 @@ test("an answer arrives over a real socket", async () => {
   let text = "";
   for await (const delta of response) text += delta;
   expect(text).toBe("Light scatters.");
-  expect(response.usage).toEqual({ promptTokens: 12, completionTokens: 2 });
+  expect(response.usage).toEqual({ promptTokens: 12, cachedTokens: 4, completionTokens: 2 });
   expect(edge?.peer.received).toEqual([[Op.START, 1, [["user", "Why is the sky blue?"]], { maxTokens: 9 }]]);
 });
 

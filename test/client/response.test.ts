@@ -10,7 +10,7 @@ const timings = { queueMs: 1, prefillMs: 2, decodeMs: 3 };
 function done(text: string, seq: number): ServerMessage {
   const digest = new Digest();
   digest.update(utf8.encode(text));
-  return [Op.DONE, 1, seq, "stop", digest.bytes, digest.value, { promptTokens: 3, completionTokens: seq }, timings];
+  return [Op.DONE, 1, seq, "stop", digest.bytes, digest.value, { promptTokens: 3, cachedTokens: 0, completionTokens: seq }, timings];
 }
 
 async function read(response: Response): Promise<string[]> {
@@ -41,7 +41,7 @@ test("any split and duplication of TOKENS yields the text once", async () => {
       response.apply(done(text, seq));
       expect((await (reading ?? read(response))).join("")).toBe(text);
       expect(response.text).toBe(text);
-      expect(await response.done).toEqual({ reason: "stop", usage: { promptTokens: 3, completionTokens: seq }, timings });
+      expect(await response.done).toEqual({ reason: "stop", usage: { promptTokens: 3, cachedTokens: 0, completionTokens: seq }, timings });
     }),
     { numRuns: 200 },
   );
@@ -55,6 +55,27 @@ test("pulling takes all that waits", async () => {
   response.apply(done("ab", 2));
   expect(await read(response)).toEqual(["ab"]);
   expect(await read(response)).toEqual(["ab"]);
+});
+
+// LOGPROBS may come twice, as any frame, and in parts.
+test("log-probabilities are kept once, one a token", () => {
+  const response = new Response(() => {});
+  response.apply([Op.TOKENS, 1, 3, "abc", 0]);
+  const first: ServerMessage = [
+    Op.LOGPROBS,
+    1,
+    2,
+    [
+      [5, -0.5, 9, -0.25],
+      [6, -1, 6, -1],
+    ],
+  ];
+  for (const message of [first, first, [Op.LOGPROBS, 1, 3, [[7, -2, 8, -1]]] as const]) response.apply(message);
+  expect(response.logprobs).toEqual([
+    { id: 5, logprob: -0.5, top: [{ id: 9, logprob: -0.25 }] },
+    { id: 6, logprob: -1, top: [{ id: 6, logprob: -1 }] },
+    { id: 7, logprob: -2, top: [{ id: 8, logprob: -1 }] },
+  ]);
 });
 
 // Text that was lost or changed on the way is never passed off as the answer.
@@ -102,8 +123,8 @@ test("STARTED and QUEUED are told", () => {
   const response = new Response(() => {});
   const places: number[] = [];
   response.onQueued = (place) => places.push(place);
-  response.apply([Op.STARTED, 1, "answer-7", 40, 2]);
+  response.apply([Op.STARTED, 1, "answer-7", 40, 2, { waitMs: 70 }]);
   for (const place of [3, 2, 1]) response.apply([Op.QUEUED, 1, place]);
   expect(places).toEqual([3, 2, 1]);
-  expect([response.id, response.promptTokens, response.droppedTurns]).toEqual(["answer-7", 40, 2]);
+  expect([response.id, response.promptTokens, response.droppedTurns, response.admission]).toEqual(["answer-7", 40, 2, { waitMs: 70 }]);
 });

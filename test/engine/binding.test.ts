@@ -1,7 +1,7 @@
 /** The binding on a tiny model: what it refuses, in which order events come, and how engines and processes end. */
 import { spawn } from "node:child_process";
 import { text } from "node:stream/consumers";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { Engine, EngineError, type GenerateRequest, type LoadOptions } from "../../engine/binding/index.js";
 import { ask, request } from "./support.js";
 import { temporaryFolder, tiny, tinyModel } from "./tinyModel.js";
@@ -74,6 +74,20 @@ describe("loading refuses", () => {
   });
 });
 
+// Each load opens a way from the engine's thread into JavaScript: an async handle of the event loop.
+test("a load that fails leaves no handle behind", async () => {
+  const asyncHandles = (): number => {
+    const { libuv } = process.report.getReport() as { libuv: { type: string }[] };
+    return libuv.filter(({ type }) => type === "async").length;
+  };
+  const failing = (): Promise<unknown> => Engine.load({ path: folder.path("none.gguf") }).catch(() => undefined);
+  await failing();
+  const before = asyncHandles();
+  for (let load = 0; load < 8; load++) await failing();
+  // A handle's close is told in a later turn of the loop, and the test's own worker has some that come and go.
+  await vi.waitFor(() => expect(asyncHandles()).toBeLessThan(before + 4));
+});
+
 describe("a loaded engine", () => {
   let engine: Engine;
   beforeEach(async () => {
@@ -115,6 +129,12 @@ describe("a loaded engine", () => {
     [{ frequencyPenalty: -11 }, /^frequencyPenalty is -11/],
     [{ seed: 2 ** 53 }, /^seed is 9007199254740992, not from 0/],
     [{ stop: ["x", ""] }, /^a stop string is empty/],
+    [{ minTokens: 3 }, /^minTokens is 3, not from 0 to 2/],
+    [{ logprobs: 21 }, /^logprobs is 21, not from 0 to 20/],
+    [{ logitBias: { 256: 1 } }, /^logitBias names token 256, which is not in the vocabulary of 256/],
+    [{ logitBias: { [-1]: 1 } }, /^logitBias names token -1,/],
+    [{ logitBias: { 3: 101 } }, /^logitBias of token 3 is 101, not from -100 to 100/],
+    [{ logitBias: Object.fromEntries(Array.from({ length: 1025 }, (_, id) => [id, 0])) }, /^logitBias has 1025 tokens, over 1024/],
   ])("refuses a request of %o, and takes the next one", async (wrong, sentence) => {
     const submit = (): unknown => engine.submit(request([1, 2, 3], 2, wrong), () => {});
     expect(submit).toThrow(EngineError);
@@ -141,6 +161,35 @@ describe("a loaded engine", () => {
     expect(answer.text()).toBe(new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes));
   });
 
+  test("says how many of a prompt's tokens an answer before it left in memory", async () => {
+    const prompt = Array.from({ length: 60 }, (_, index) => (index * 11) % 256);
+    const first = ask(engine, request(prompt, 20));
+    expect(await first.finished).toMatchObject({ cachedTokens: 0 });
+    const before = engine.stats().prefixCache;
+    // The last token was sampled, but is not yet computed.
+    expect(await ask(engine, request([...prompt, ...first.ids(), 7, 8], 5)).finished).toMatchObject({ cachedTokens: 79 });
+    const { hits, hitTokens } = engine.stats().prefixCache;
+    expect([hits - before.hits, hitTokens - before.hitTokens]).toEqual([1, 79]);
+    const without = await Engine.load({ path, ...base, prefixCache: false });
+    for (let time = 0; time < 2; time++) expect(await ask(without, request(prompt, 20)).finished).toMatchObject({ cachedTokens: 0 });
+    await without.close();
+  });
+
+  test("lets others have the slots of those who are paused, who then go on", async () => {
+    const paused = [ask(engine, request([1, 7], 5_000)), ask(engine, request([2, 7], 5_000))];
+    await Promise.all(paused.map((answer) => answer.first("tokens")));
+    for (const { id } of paused) engine.pause(id);
+    await ask(engine, request([3, 7], 20)).finished;
+    for (const { id } of paused) engine.resume(id);
+    for (const answer of paused) {
+      expect(await answer.finished).toMatchObject({ reason: "length", seq: 5_000 });
+      const [first, second] = answer === paused[0] ? [1, 7] : [2, 7];
+      const alone = ask(engine, request([first, second], 5_000));
+      await alone.finished;
+      expect(answer.ids()).toEqual(alone.ids());
+    }
+  });
+
   test("tells who waits his place, and lets him run when there is room", async () => {
     const running = [ask(engine, request([1], forever)), ask(engine, request([2], forever))];
     await Promise.all(running.map((answer) => answer.first("tokens")));
@@ -164,6 +213,24 @@ describe("a loaded engine", () => {
     await ask(engine, request([3], 20)).finished;
     expect(answer.events).toHaveLength(told);
     expect(engine.stats().running).toBe(0);
+  });
+
+  test("tells log-probabilities where they are asked for, and biases, lengthens and stops as asked", async () => {
+    const plain = ask(engine, request([10, 20, 30], 6));
+    await plain.finished;
+    const answer = ask(engine, request([10, 20, 30], 6, { logprobs: 2, logitBias: { 65: 100, 66: -100 }, minTokens: 4, stop: ["AA"] }));
+    expect(await answer.finished).toMatchObject({ reason: "stop", seq: 6 });
+    expect(answer.text()).toBe("AAAA");
+    const told = answer.events.flatMap((event) => (event.kind === "tokens" ? (event.logprobs ?? []) : []));
+    expect(told.map(({ id }) => id)).toEqual(answer.ids());
+    for (const { logprob, top } of told) {
+      expect(top).toHaveLength(2);
+      expect(top[0]?.logprob).toBeGreaterThanOrEqual(Math.max(logprob, top[1]?.logprob ?? 0));
+      expect(logprob).toBeLessThan(0);
+    }
+    expect(plain.events.some((event) => "logprobs" in event)).toBe(false);
+    // Before bias: the likeliest first token is what greedy takes without one.
+    expect(told[0]?.top[0]?.id).toBe(plain.ids()[0]);
   });
 
   test("gives the same text for the same seed, and another for another", async () => {
@@ -271,4 +338,18 @@ describe("a process", () => {
     expect(ended.status).toBe(1);
     expect(ended.err).toContain("from a listener");
   });
+});
+
+// Both slots are taken for as long as the test runs, so nothing can be promised, however fast the machine.
+test("a deadline that cannot be kept is refused with the time to retry, where the request would not wait", async () => {
+  const engine = await Engine.load({ path, ...base });
+  const running = [ask(engine, request([1], forever)), ask(engine, request([2], forever))];
+  for (const answer of running) await answer.first("tokens");
+  const refused = (): unknown => engine.submit(request([1], 40, { service: "voice", ttftMs: 1, itlMs: 0.1, waitMs: 0 }), () => {});
+  expect(refused).toThrow(/cannot be promised now/);
+  expect(refused).toThrow(expect.objectContaining({ retryAfterMs: expect.any(Number) }));
+  const { misses, stepCosts } = engine.stats();
+  expect(Object.keys(misses)).toEqual(["queueing", "prefill", "stepTime", "mapping", "reader"]);
+  expect(Object.values(stepCosts).reduce((sum, us) => sum + us, 0)).toBeGreaterThan(0);
+  await engine.close();
 });

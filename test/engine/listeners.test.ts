@@ -13,6 +13,8 @@ const finished = (request: number): EngineEvent => ({
   prefillUs: 0,
   decodeUs: 0,
   promptTokens: 1,
+  cachedTokens: 0,
+  error: "",
 });
 
 afterEach(() => void vi.restoreAllMocks());

@@ -1,19 +1,13 @@
 /** What tests of the binding share: a plain request, and a listener that keeps what it hears and can be waited for. */
 import type { Engine, EngineEvent, GenerateRequest } from "../../engine/binding/index.js";
+import { greedy } from "../../scripts/bench/greedy.js";
 
 export function request(prompt: ArrayLike<number>, maxTokens: number, more: Partial<GenerateRequest> = {}): GenerateRequest {
   return {
     prompt: Int32Array.from(prompt),
     maxTokens,
-    temperature: 0,
-    topK: 0,
-    topP: 1,
-    minP: 0,
-    repetitionPenalty: 1,
-    presencePenalty: 0,
-    frequencyPenalty: 0,
+    ...greedy,
     seed: 0,
-    stop: [],
     ...more,
   };
 }

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { ConfigError, readConfig } from "../../origin/config.js";
+import { ServiceTerms } from "../../origin/terms.js";
 import { edge } from "./support.js";
 
 const folder = mkdtempSync(join(tmpdir(), "millrace-config-"));
@@ -24,6 +25,8 @@ test("the defaults are those of the documentation", () => {
     contextTokens: undefined,
     kvMemoryBytes: undefined,
     slots: undefined,
+    kvType: undefined,
+    terms: new ServiceTerms(),
     drainMs: 20_000,
     simulatedTokensPerSecond: 50,
     simulatedAnswerTokens: 256,
@@ -69,6 +72,18 @@ test.each([
   const read = (): unknown => readConfig(["--edge-key", key, ...args], {});
   expect(read).toThrow(ConfigError);
   expect(read).toThrow(sentence);
+});
+
+test("--classes reads a file, and says which part of it is wrong", () => {
+  const path = join(folder, "classes.json");
+  writeFileSync(path, JSON.stringify({ classes: { voice: { ttftMs: 300 } } }));
+  const { terms } = readConfig(["--edge-key", key], { MILLRACE_CLASSES: path });
+  expect(terms.classes.voice).toEqual({ ttftMs: 300, itlMs: 60, waitMs: 0 });
+  writeFileSync(path, "{");
+  expect(() => readConfig(["--edge-key", key, "--classes", path], {})).toThrow(
+    new RegExp(`^--classes ${path} cannot be used: it is not JSON: `),
+  );
+  expect(() => readConfig(["--edge-key", key, "--classes", join(folder, "none")], {})).toThrow(/--classes .* cannot be used: ENOENT/);
 });
 
 test("without the edge's key nothing starts", () => {

@@ -1,9 +1,11 @@
 /** The native engine behind the seam, up to whole answers of the default model. */
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { loadNative } from "../../origin/native.js";
+import { type Engine, EngineError } from "../../engine/binding/index.js";
+import { loadNative, NativeInference } from "../../origin/native.js";
 import { Origin } from "../../origin/origin.js";
 import { defaultModelPath } from "../../scripts/setup/model.js";
-import { type ChatMessage, Op } from "../../shared/protocol.js";
+import { MillraceError } from "../../shared/errors.js";
+import { type ChatMessage, type ErrorMessage, Op, type StartOptions } from "../../shared/protocol.js";
 import { claims, edge, originName, readAnswer, SocketClient, sign } from "./support.js";
 
 let origin: Origin;
@@ -12,7 +14,14 @@ const lines: string[] = [];
 const clients: SocketClient[] = [];
 
 beforeAll(async () => {
-  const chosen = { model: defaultModelPath(), threads: undefined, contextTokens: 1_024, kvMemoryBytes: undefined, slots: 4 };
+  const chosen = {
+    model: defaultModelPath(),
+    threads: undefined,
+    contextTokens: 1_024,
+    kvMemoryBytes: undefined,
+    slots: 4,
+    kvType: undefined,
+  };
   const log = (line: string): void => void lines.push(line);
   const load = () => loadNative(chosen, log);
   origin = await Origin.listen({ host: "127.0.0.1", port: 0, name: originName, edgeKey: edge.publicKey, drainMs: 5_000, load, log });
@@ -88,10 +97,109 @@ test("a stop string ends the answer before it", async () => {
   expect(await readAnswer(client, 2)).toMatchObject({ text: whole.slice(0, whole.indexOf(stop)), reason: "stop" });
 });
 
+// What the model finds likely, whatever the sampler does: with the likeliest first token forbidden, another is taken and said to be less likely.
+test("log-probabilities come with each token, a bias changes the answer, and minTokens and ignoreEos its end", async () => {
+  const client = await connect();
+  const question: ChatMessage[] = [["user", "What is the capital of France? Answer in one word."]];
+  const ask = async (stream: number, options: StartOptions) => {
+    client.send([Op.START, stream, question, { temperature: 0, maxTokens: 12, ...options }]);
+    const { text, seq, reason } = await readAnswer(client, stream);
+    const rows = client.received.flatMap((message) => (message[0] === Op.LOGPROBS && message[1] === stream ? message[3] : []));
+    return { text, seq, reason, rows };
+  };
+  const plain = await ask(1, { logprobs: 3 });
+  expect(plain.reason).toBe("stop");
+  expect(plain.rows).toHaveLength(plain.seq - 1);
+  for (const [id, logprob, likeliest, highest, ...rest] of plain.rows) {
+    expect([likeliest, highest, rest.length]).toEqual([id, logprob, 4]);
+    expect(logprob).toBeLessThanOrEqual(0);
+  }
+  const [first] = plain.rows[0] as number[];
+  const other = await ask(2, { logprobs: 1, logitBias: { [first as number]: -100 } });
+  const [id, logprob, likeliest, highest] = other.rows[0] as [number, number, number, number];
+  expect([id === first, likeliest === first, logprob < highest]).toEqual([false, true, true]);
+  expect(await ask(3, {})).toMatchObject({ text: plain.text, rows: [] });
+  expect((await ask(4, { minTokens: 12 })).seq).toBe(12);
+  expect(await ask(5, { ignoreEos: true })).toMatchObject({ seq: 12, reason: "length" });
+  client.send([Op.START, 6, question, { logitBias: { 9999999: 1 } }]);
+  expect((await client.nextOf(Op.ERROR, 6)).slice(2, 4)).toEqual([
+    "field_invalid",
+    expect.stringMatching(/^logitBias names token 9999999, which is not in the model's vocabulary of \d+/),
+  ]);
+});
+
+// An engine that was built without them says so; one that has them keeps to the schema.
+test("a format is kept to, or refused with how to have it", async () => {
+  const client = await connect();
+  const schema = {
+    type: "object",
+    properties: { city: { type: "string", maxLength: 20 } },
+    required: ["city"],
+    additionalProperties: false,
+  };
+  const question: ChatMessage[] = [["user", "What is the capital of France?"]];
+  client.send([Op.START, 1, question, { maxTokens: 100, format: { kind: "json_schema", text: JSON.stringify(schema) } }]);
+  client.send([Op.START, 2, question, { maxTokens: 10, format: { kind: "regex", text: "(a" } }]);
+  const refusal = (await client.nextOf(Op.ERROR, 2)).slice(2, 4);
+  if (String(refusal[1]).includes("npm run build")) {
+    const missing = ["field_invalid", expect.stringMatching(/^the format cannot be used: this engine was built without .*--formats$/)];
+    expect([(await client.nextOf(Op.ERROR, 1)).slice(2, 4), refusal]).toEqual([missing, missing]);
+    return;
+  }
+  expect(refusal).toEqual(["field_invalid", expect.stringMatching(/^the format cannot be used: ./)]);
+  expect(JSON.parse((await readAnswer(client, 1)).text)).toEqual({ city: expect.any(String) });
+});
+
 test("a prompt over the context is refused with the numbers", async () => {
   const client = await connect();
   client.send([Op.START, 1, [["user", "mill ".repeat(100_000)]], { maxTokens: 10 }]);
   const [, , code, message] = await client.nextOf(Op.ERROR, 1);
   expect(code).toBe("context_exceeded");
   expect(message).toMatch(/^the prompt's 100\d\d\d tokens plus maxTokens 10 are 100\d\d\d, over the context of 1024/);
+});
+
+// What the engine refuses for want of room is told with its own word on when to retry; what it can never run stays its error.
+test("a refusal of the engine's is `overloaded`", () => {
+  const asked: unknown[] = [];
+  const answers = [new EngineError("no room", 70), new EngineError("never")];
+  const engine = {
+    info: { name: "m", contextTokens: 100, vocabularySize: 10, kernels: "reference", threads: 1 },
+    offer(request: unknown) {
+      asked.push(request);
+      throw answers[asked.length - 1];
+    },
+  };
+  const native = new NativeInference(engine as unknown as Engine);
+  const deadlines = { ttftMs: 500, itlMs: 60, waitMs: 0 };
+  const request = { prompt: Int32Array.of(1), maxTokens: 2, logitBias: {}, class: "voice", deadlines, tenant: "t", tenantWeight: 2 };
+  const submit = (): unknown =>
+    native.submit(request as unknown as Parameters<typeof native.submit>[0], {} as Parameters<typeof native.submit>[1]);
+  expect(submit).toThrow(new MillraceError("overloaded", "no room", 70));
+  expect(submit).toThrow(EngineError);
+  expect(asked[0]).toMatchObject({ service: "voice", ttftMs: 500, itlMs: 60, waitMs: 0, tenant: expect.any(Number), tenantWeight: 2 });
+});
+
+// What a START wishes is what is promised, or it is refused with the time to retry: nothing in between.
+test("STARTED says what was promised, and a START that nothing can be promised is overloaded", async () => {
+  const client = await connect();
+  client.send([Op.START, 1, [["user", "Hi"]], { maxTokens: 2, ttftMs: 30_000, itlMs: 1_500 }]);
+  const [, , , , , admission] = await client.nextOf(Op.STARTED, 1);
+  if (!("ttftMs" in admission)) throw new Error(`it was queued: ${JSON.stringify(admission)}`);
+  expect(admission.ttftMs).toBeCloseTo(30_000, 0);
+  expect(admission.itlMs).toBe(1_500);
+  await readAnswer(client, 1);
+  const long = "The wheel turns. ".repeat(200);
+  for (let stream = 2; stream < 14; stream++)
+    client.send([Op.START, stream, [["user", long]], { maxTokens: 20, ttftMs: 500, itlMs: 60, waitMs: 0 }]);
+  const refused: ErrorMessage[] = [];
+  for (let ended = 0; ended < 12; ) {
+    const message = await client.next();
+    if (message[0] === Op.ERROR) refused.push(message);
+    if (message[0] === Op.ERROR || message[0] === Op.DONE) ended++;
+  }
+  expect(refused.length).toBeGreaterThan(0);
+  for (const [, , code, message, retryAfterMs] of refused) {
+    expect([code, message]).toEqual(["overloaded", expect.stringMatching(/cannot be promised now/)]);
+    expect(retryAfterMs).toBeGreaterThan(0);
+  }
 });

@@ -4,6 +4,8 @@ import { afterEach, expect, test } from "vitest";
 import type { InferenceEnd, InferenceHandle, InferenceListener } from "../../origin/inference.js";
 import { SimulatedInference } from "../../origin/simulated.js";
 import { StopFilter } from "../../origin/stops.js";
+import { greedy } from "../../scripts/bench/greedy.js";
+import { serviceClasses } from "../../shared/classes.js";
 import { limits } from "../../shared/limits.js";
 import { withDeadline } from "./support.js";
 
@@ -16,15 +18,16 @@ const open = (changes: Partial<ConstructorParameters<typeof SimulatedInference>[
 
 const request = {
   maxTokens: 1_000,
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 1,
-  stop: [] as string[],
+  ...greedy,
+  minTokens: 0,
+  ignoreEos: false,
+  logitBias: {},
+  logprobs: undefined as number | undefined,
+  format: undefined,
+  class: "chat" as const,
+  deadlines: serviceClasses.chat,
+  tenant: "tenant-1",
+  tenantWeight: 1,
 };
 
 interface Run {
@@ -99,6 +102,16 @@ test("text is whole code points, some of many bytes; seq grows, past tokens with
   expect(seqs.length).toBeLessThan(599);
   expect(one.text()).toMatch(/\p{Extended_Pictographic}/u);
   expect(Buffer.from(one.text()).toString()).toBe(one.text());
+});
+
+test("minTokens and ignoreEos put off its end; log-probabilities it has none, and says so", async () => {
+  open();
+  const ends = await Promise.all([{ minTokens: 70 }, { ignoreEos: true, maxTokens: 60 }].map((changes) => run([1, 2, 3], changes).end));
+  expect(ends.map(({ seq, reason }) => [seq, reason])).toEqual([
+    [71, "stop"],
+    [60, "length"],
+  ]);
+  expect(() => run([1], { logprobs: 1 })).toThrow(expect.objectContaining({ code: "field_invalid" }));
 });
 
 test("who finds no slot waits in line, and hears its place when it changes", async () => {

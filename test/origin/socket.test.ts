@@ -55,16 +55,19 @@ const errorOf = ({ body }: Reply): { code: string; message: string } =>
 
 type Load = OriginOptions["load"];
 
-async function listenWith(load?: Load): Promise<Origin> {
-  const inference = new SimulatedInference({ tokensPerSecond: 2_000, answerTokens: 30, slots: 4, contextTokens: 2_048 });
-  const simulated: Load = async () => ({ inference, vocabulary: simulatedVocabulary() });
+function simulated(tokensPerSecond: number, answerTokens: number): Load {
+  const inference = new SimulatedInference({ tokensPerSecond, answerTokens, slots: 4, contextTokens: 2_048 });
+  return async () => ({ inference, vocabulary: simulatedVocabulary() });
+}
+
+async function listenWith(load: Load = simulated(2_000, 30)): Promise<Origin> {
   const origin = await Origin.listen({
     host: "127.0.0.1",
     port: 0,
     name: originName,
     edgeKey: edge.publicKey,
-    drainMs: 1_000,
-    load: load ?? simulated,
+    drainMs: 5_000,
+    load,
     log: () => {},
   });
   closing.push(() => origin.drain());
@@ -133,13 +136,16 @@ describe("an upgrade", () => {
   });
 
   test("is answered 503 draining while answers finish", async () => {
-    const origin = await ready();
+    // An answer that takes longer than this test, unless it is cancelled.
+    const origin = await listenWith(simulated(20, 1_000));
+    await origin.load();
     const client = await SocketClient.connect(origin.port, await sign(claims()));
     client.send([Op.START, 1, [["user", "hi"]], { maxTokens: 1_000 }]);
     await client.nextOf(Op.STARTED, 1);
     const drained = origin.drain();
     expect(errorOf(await upgrade(origin.port, await sign(claims()))).code).toBe("draining");
     expect(await get(origin.port, "/readyz")).toMatchObject({ status: 503, body: "draining\n" });
+    client.send([Op.CANCEL, 1]);
     await drained;
     await expect(get(origin.port, "/healthz")).rejects.toThrow(/ECONNREFUSED/);
   });

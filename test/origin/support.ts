@@ -3,9 +3,11 @@ import { generateKeyPairSync, type KeyObject, randomUUID } from "node:crypto";
 import { SignJWT } from "jose";
 import { WebSocket } from "ws";
 import { PromptBuilder } from "../../origin/chat/prompt.js";
+import { Turnstile } from "../../origin/chat/turnstile.js";
 import { Metrics } from "../../origin/metrics.js";
 import { Responses } from "../../origin/responses.js";
 import { SimulatedInference, type SimulatedOptions, simulatedVocabulary } from "../../origin/simulated.js";
+import { ServiceTerms } from "../../origin/terms.js";
 import { type AssertionClaims, assertionIssuer, assertionType } from "../../shared/assertion.js";
 import { decodeServerMessage, encode } from "../../shared/codec.js";
 import { Digest } from "../../shared/digest.js";
@@ -182,5 +184,16 @@ export function simulatedResponses(
   const inference = new SimulatedInference(all);
   const builder = prompts ?? new PromptBuilder(simulatedVocabulary(), all.contextTokens);
   const metrics = new Metrics();
-  return { responses: new Responses({ inference, prompts: builder, metrics, log: () => {} }), inference, metrics };
+  return {
+    responses: new Responses({
+      inference,
+      turnstile: new Turnstile(),
+      prompts: builder,
+      terms: new ServiceTerms(),
+      metrics,
+      log: () => {},
+    }),
+    inference,
+    metrics,
+  };
 }

@@ -56,21 +56,31 @@ test("a text is cut into whole windows, each begun as the model wants it", () =>
   expect(() => windowsOf(tokens, vocabulary, 12, 2)).toThrow("the text has 11 tokens, less than one window of 12");
 });
 
-test("decoding is counted from the moment when every sequence has its first token", () => {
+test("decoding is counted while every sequence runs", async () => {
   let ms = 0;
-  const meter = new DecodeMeter(2, () => ms);
-  ms = 10;
-  meter.reached(0, 1);
-  ms = 30;
-  meter.reached(0, 5); // while the other's prompt is still computed
-  ms = 40;
+  const meter = new DecodeMeter(2, 6, () => ms);
+  const step = async (atMs: number, ...counts: [first: number, second: number]): Promise<void> => {
+    ms = atMs;
+    for (const [index, count] of counts.entries()) meter.reached(index, count);
+    await Promise.resolve();
+  };
+  await step(10, 1, 0);
+  await step(30, 2, 0); // while the other's prompt is still computed
+  await step(40, 3, 1);
+  await step(50, 4, 2);
+  await step(60, 6, 3);
+  await step(100, 6, 4); // alone, as no step of a full batch is
+  await step(140, 6, 6);
+  // 5 tokens in 20 ms; in all 140 ms 12 tokens and 2 prompts of 10, whose last position is the first token's.
+  expect(meter.rates(10)).toEqual({ decode: 250, whole: (1_000 * (12 + 18)) / 140 });
+});
+
+test("a batch that was never full has no rate", async () => {
+  const meter = new DecodeMeter(2, 2, () => 5);
+  meter.reached(0, 2);
+  await Promise.resolve();
   meter.reached(1, 1);
-  ms = 50;
-  meter.reached(0, 9);
-  ms = 60;
-  meter.reached(1, 4);
-  // 7 tokens in 20 ms; in all 60 ms 13 tokens and 2 prompts of 10, whose last position is the first token's.
-  expect(meter.rates(10)).toEqual({ decode: 350, whole: (1_000 * (13 + 18)) / 60 });
+  expect(() => meter.rates(10)).toThrow("the first ended before the last had begun");
 });
 
 test("quantiles interpolate", () => {

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { classNames } from "../../shared/classes.js";
 import { type ErrorCode, errorTable } from "../../shared/errors.js";
 import { limits } from "../../shared/limits.js";
-import { type ClientMessage, finishReasons, Op, type ServerMessage, type StartOptions } from "../../shared/protocol.js";
+import { type ClientMessage, finishReasons, formatKinds, Op, type ServerMessage, type StartOptions } from "../../shared/protocol.js";
 
 /** Whole code points, of one to four bytes of UTF-8. */
 const text = fc.string({ unit: "binary", maxLength: 60 });
@@ -30,7 +30,15 @@ const startOptions: fc.Arbitrary<StartOptions> = fc.record(
     frequencyPenalty: number(-10, 10),
     seed: int,
     stop: fc.array(stopText, { maxLength: limits.stopsMax }),
+    minTokens: fc.integer({ min: 0, max: 0xffff_ffff }),
+    ignoreEos: fc.boolean(),
+    logitBias: fc.dictionary(fc.nat(200_000).map(String), number(-100, 100), { maxKeys: 20, noNullPrototype: true }),
+    logprobs: fc.integer({ min: 0, max: limits.logprobsMax }),
     class: fc.constantFrom(...classNames),
+    format: fc.record({ kind: fc.constantFrom(...formatKinds), text: fc.string({ unit: "binary", minLength: 1, maxLength: 200 }) }),
+    ttftMs: number(1, limits.ttftMsMax),
+    itlMs: number(1, limits.itlMsMax),
+    waitMs: number(0, limits.waitMsMax),
     overflow: fc.constantFrom("refuse" as const, "drop_oldest" as const),
   },
   { requiredKeys: [] },
@@ -54,11 +62,18 @@ const helloInfo = fc.record({
   pingEveryMs: ms,
 });
 
+const logprobsOfToken = fc
+  .array(fc.tuple(fc.nat(200_000), fc.oneof(number(-50, 0), fc.constant(Number.NEGATIVE_INFINITY))), { minLength: 1, maxLength: 21 })
+  .map((pairs) => pairs.flat());
+
+const admission = fc.oneof(fc.record({ ttftMs: ms, itlMs: ms }), fc.record({ waitMs: ms }));
+
 export const serverMessage: fc.Arbitrary<ServerMessage> = fc.oneof(
   fc.tuple(fc.constant(Op.HELLO), fc.constant(0 as const), helloInfo),
-  fc.tuple(fc.constant(Op.STARTED), stream, fc.string({ minLength: 1, maxLength: 64 }), int, int),
+  fc.tuple(fc.constant(Op.STARTED), stream, fc.string({ minLength: 1, maxLength: 64 }), int, int, admission),
   fc.tuple(fc.constant(Op.QUEUED), stream, fromOne),
   fc.tuple(fc.constant(Op.TOKENS), stream, fromOne, text, int),
+  fc.tuple(fc.constant(Op.LOGPROBS), stream, fromOne, fc.array(logprobsOfToken, { maxLength: 4 })),
   fc.tuple(
     fc.constant(Op.DONE),
     stream,
@@ -66,7 +81,7 @@ export const serverMessage: fc.Arbitrary<ServerMessage> = fc.oneof(
     fc.constantFrom(...finishReasons),
     int,
     fc.integer({ min: 0, max: 0xffff_ffff }),
-    fc.record({ promptTokens: int, completionTokens: int }),
+    fc.record({ promptTokens: int, cachedTokens: int, completionTokens: int }),
     fc.record({ queueMs: ms, prefillMs: ms, decodeMs: ms }),
   ),
   fc.tuple(fc.constant(Op.ERROR), fc.oneof(fc.constant(0), stream), fc.constantFrom(...(Object.keys(errorTable) as ErrorCode[])), text, ms),

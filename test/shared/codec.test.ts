@@ -148,11 +148,12 @@ describe("what an origin refuses", () => {
   });
 
   test("options it does not know, by name", () => {
-    expect(() => decodeClientMessage(start({ logprobs: true }))).toThrow(/"logprobs" is unknown; there are maxTokens, /);
+    expect(() => decodeClientMessage(start({ logProbs: true }))).toThrow(/"logProbs" is unknown; there are maxTokens, /);
     invalid(start({ constructor: 1 }));
   });
 
   test("each option outside its range or of another type", () => {
+    const manyBiases = Object.fromEntries(Array.from({ length: limits.logitBiasMax + 1 }, (_, id) => [id, 1]));
     const bad = {
       maxTokens: [0, -1, 1.5, "1", null],
       temperature: [-0.1, 10.1, Number.NaN, "hot"],
@@ -164,10 +165,32 @@ describe("what an origin refuses", () => {
       frequencyPenalty: [-11, 11],
       seed: [-1, 0.5, 2 ** 60],
       stop: ["text", [""], [1], new Array(limits.stopsMax + 1).fill("a"), ["\u00e9".repeat(limits.stopBytesMax / 2 + 1)]],
+      minTokens: [-1, 1.5, "1"],
+      ignoreEos: [1, "true", null],
+      logitBias: [[[1, 2]], { x: 1 }, { "01": 1 }, { "-1": 1 }, { 1: 101 }, { 1: "2" }, { 1: Number.NaN }, manyBiases],
+      logprobs: [-1, 0.5, limits.logprobsMax + 1, true],
+      format: [
+        "json",
+        {},
+        { kind: "xml", text: "a" },
+        { kind: "regex" },
+        { kind: "regex", text: "" },
+        { kind: "regex", text: "a", strict: true },
+        { kind: "regex", text: "x".repeat(limits.formatBytesMax + 1) },
+      ],
+      ttftMs: [0, -1, limits.ttftMsMax + 1, "1"],
+      itlMs: [0, limits.itlMsMax + 1],
+      waitMs: [-1, limits.waitMsMax + 1],
       class: ["fast", 1, "toString"],
       overflow: ["truncate", true],
     };
     for (const [name, values] of Object.entries(bad)) for (const value of values) invalid(start({ [name]: value }));
+  });
+
+  test("a bias by integer keys, as other MessagePack libraries write them, is the same as by decimal ones", () => {
+    const bytes = packr.pack([Op.START, 1, [["user", "hi"]], { logitBias: new Map([[17, -2]]) }]);
+    expect(decodeClientMessage(bytes)).toEqual([Op.START, 1, [["user", "hi"]], { logitBias: { 17: -2 } }]);
+    expect(decodeClientMessage(start({ logitBias: { 17: -2 } }))).toEqual(decodeClientMessage(bytes));
   });
 
   test("messages that are none, too many, or not pairs of a role and a text", () => {
@@ -213,10 +236,10 @@ describe("what a client lets pass, so that the protocol can grow", () => {
       "stop",
       1,
       5,
-      { promptTokens: 1, completionTokens: 2, cached: 1 },
+      { promptTokens: 2, cachedTokens: 1, completionTokens: 2, saved: 1 },
       { queueMs: 0, prefillMs: 1, decodeMs: 2 },
     ];
-    expect(decodeServerMessage(packr.pack([...done, "met"]))?.[6]).toEqual({ promptTokens: 1, completionTokens: 2 });
+    expect(decodeServerMessage(packr.pack([...done, "met"]))?.[6]).toEqual({ promptTokens: 2, cachedTokens: 1, completionTokens: 2 });
   });
 
   test("an unknown error code keeps its sentence and counts as a fault of the origin", () => {

@@ -65,7 +65,7 @@ export class Peer {
   }
 
   started(stream: number, droppedTurns = 0): void {
-    this.send([Op.STARTED, stream, `response-${stream}`, 12, droppedTurns]);
+    this.send([Op.STARTED, stream, `response-${stream}`, 12, droppedTurns, { ttftMs: 2_000, itlMs: 150 }]);
   }
 
   /** TOKENS of these texts, one token each, from `seq` on. */
@@ -76,7 +76,7 @@ export class Peer {
   done(stream: number, texts: readonly string[], reason: FinishReason = "stop"): void {
     const digest = new Digest();
     digest.update(new TextEncoder().encode(texts.join("")));
-    const usage = { promptTokens: 12, completionTokens: texts.length };
+    const usage = { promptTokens: 12, cachedTokens: 4, completionTokens: texts.length };
     const timings = { queueMs: 0.5, prefillMs: 20, decodeMs: 100 };
     this.send([Op.DONE, stream, texts.length, reason, digest.bytes, digest.value, usage, timings]);
   }

@@ -9,25 +9,34 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
-#include <sstream>
 #include <string>
 
 namespace millrace {
 namespace {
 
-// The cgroup v2 file `name` of this process, or of the nearest ancestor that has it; empty where there is none.
-std::string cgroup_file(const std::string& name) {
+// This process's cgroup (v2), from the root of all; empty where there is none.
+std::string own_cgroup() {
   std::ifstream self("/proc/self/cgroup");
-  std::string line, path;
+  std::string line;
   while (std::getline(self, line))
-    if (line.rfind("0::", 0) == 0) path = line.substr(3);
-  for (;;) {
-    std::ifstream file("/sys/fs/cgroup" + path + "/" + name);
-    std::string content;
-    if (file && std::getline(file, content)) return content;
-    if (path.empty() || path == "/") return "";
-    path = path.substr(0, path.rfind('/'));
-  }
+    if (line.rfind("0::", 0) == 0) return line.substr(3);
+  return "";
+}
+
+// cpu.max holds "quota period" in microseconds, or "max period".
+int quota_threads(const std::string& folder) {
+  std::ifstream file(folder + "/cpu.max");
+  double quota = 0, period = 0;
+  if (!(file >> quota >> period) || period <= 0) return std::numeric_limits<int>::max();
+  return std::max(1, static_cast<int>(quota / period + 0.5));
+}
+
+// memory.max holds bytes, or "max".
+uint64_t memory_left(const std::string& folder) {
+  std::ifstream max_file(folder + "/memory.max"), used_file(folder + "/memory.current");
+  uint64_t max_bytes = 0, used_bytes = 0;
+  if (!(max_file >> max_bytes) || !(used_file >> used_bytes)) return std::numeric_limits<uint64_t>::max();
+  return max_bytes > used_bytes ? max_bytes - used_bytes : 0;
 }
 
 int affinity_threads() {
@@ -37,15 +46,6 @@ int affinity_threads() {
   return std::max(1, CPU_COUNT(&set));
 }
 
-// cpu.max holds "quota period" in microseconds, or "max period".
-int quota_threads() {
-  std::istringstream line(cgroup_file("cpu.max"));
-  std::string quota;
-  double period = 0;
-  if (!(line >> quota >> period) || quota == "max" || period <= 0) return std::numeric_limits<int>::max();
-  return std::max(1, static_cast<int>(std::stod(quota) / period + 0.5));
-}
-
 uint64_t memory_available() {
   std::ifstream info("/proc/meminfo");
   std::string key, unit;
@@ -53,13 +53,6 @@ uint64_t memory_available() {
   while (info >> key >> kib >> unit)
     if (key == "MemAvailable:") return kib * 1024;
   return 0;
-}
-
-uint64_t cgroup_memory_left() {
-  const std::string limit = cgroup_file("memory.max"), used = cgroup_file("memory.current");
-  if (limit.empty() || limit == "max" || used.empty()) return std::numeric_limits<uint64_t>::max();
-  const uint64_t limit_bytes = std::stoull(limit), used_bytes = std::stoull(used);
-  return limit_bytes > used_bytes ? limit_bytes - used_bytes : 0;
 }
 
 #if defined(__x86_64__)
@@ -72,10 +65,20 @@ bool has_f16c() {
 
 }  // namespace
 
+CgroupLimits read_cgroup(const std::string& root, const std::string& path) {
+  CgroupLimits tightest;
+  for (std::string at = path;; at.resize(at.rfind('/'))) {
+    tightest.threads = std::min(tightest.threads, quota_threads(root + at));
+    tightest.memory_left_bytes = std::min(tightest.memory_left_bytes, memory_left(root + at));
+    if (at.rfind('/') == std::string::npos) return tightest;
+  }
+}
+
 Machine inspect_machine() {
   Machine machine;
-  machine.threads = std::min(affinity_threads(), quota_threads());
-  machine.memory_free_bytes = std::min(memory_available(), cgroup_memory_left());
+  const CgroupLimits cgroup = read_cgroup("/sys/fs/cgroup", own_cgroup());
+  machine.threads = std::min(affinity_threads(), cgroup.threads);
+  machine.memory_free_bytes = std::min(memory_available(), cgroup.memory_left_bytes);
 #if defined(__x86_64__)
   machine.has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   machine.has_avx512 = machine.has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
+#include <string>
 
 namespace millrace {
 
@@ -13,5 +15,13 @@ struct Machine {
 };
 
 Machine inspect_machine();
+
+struct CgroupLimits {
+  int threads = std::numeric_limits<int>::max();
+  uint64_t memory_left_bytes = std::numeric_limits<uint64_t>::max();
+};
+
+// The tightest of what the cgroup (v2) at `path` below `root` and all above it allow: each binds all below.
+CgroupLimits read_cgroup(const std::string& root, const std::string& path);
 
 }  // namespace millrace

@@ -1,6 +1,7 @@
 #include "team.h"
 
 #include <algorithm>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -62,6 +63,7 @@ void Team::lead(const Work& work) {
   while (take_chunk(0)) continue;
   for (int32_t done = chunks_done_.load(std::memory_order_acquire); done != chunks; done = chunks_done_.load(std::memory_order_acquire))
     wait_while(chunks_done_, done);
+  if (failed_.exchange(false)) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 void Team::follow(int rank) {
@@ -81,7 +83,11 @@ bool Team::take_chunk(int rank) {
   if (next_of(taken) >= chunks_of(taken)) return false;
   const Work& work = work_;
   const int64_t begin = static_cast<int64_t>(next_of(taken)) * work.chunk;
-  work.call(work.body, begin, std::min(begin + work.chunk, work.count), rank);
+  try {
+    work.call(work.body, begin, std::min(begin + work.chunk, work.count), rank);
+  } catch (...) {
+    if (!failed_.exchange(true)) failure_ = std::current_exception();
+  }
   const int32_t done = chunks_done_.fetch_add(1, std::memory_order_acq_rel) + 1;
   if (done == static_cast<int32_t>(chunks_of(taken))) chunks_done_.notify_one();
   return true;

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cassert>
 #include <cstdint>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -24,7 +25,7 @@ class Team {
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(begin, end, rank) for chunks that together cover [0, count) once; returns when all are done. The leader has rank 0.
-  // One leader at a time; bodies must not call it.
+  // One leader at a time; bodies must not call it. The first exception of a body is thrown here, once all others have ended.
   template <typename Body>
   void parallel(int64_t count, int64_t chunk, const Body& body) {
     if (count <= chunk || workers_.empty()) {
@@ -58,6 +59,8 @@ class Team {
   alignas(64) std::atomic<uint32_t> phase_{0};  // what sleepers wait on
   Work work_;                                   // of the phase; changes only when all its chunks are done
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> failed_{false};
+  std::exception_ptr failure_;  // of the work in hand; whoever sets failed_ writes it, before his chunk counts as done
 };
 
 }  // namespace millrace

@@ -1,4 +1,5 @@
 // The kernels for CPUs with AVX2, FMA and F16C, eight lanes at a time.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels.h"
@@ -114,28 +115,71 @@ __m128i to_half(__m256 v) {
   return _mm256_cvtps_ph(_mm256_min_ps(_mm256_max_ps(v, _mm256_sub_ps(_mm256_setzero_ps(), top)), top), _MM_FROUND_TO_NEAREST_INT);
 }
 
-void store_key(const float* key, const KvLayout& layout, uint8_t* page_head, int position_in_page) {
-  const int64_t first = int64_t{position_in_page / tile_tokens} * layout.head_dim * tile_tokens + position_in_page % tile_tokens;
-  for (int dim = 0; dim < layout.head_dim; dim += 8) {
-    alignas(16) uint16_t halves[8];
-    if (layout.element_bytes == 2) _mm_store_si128(reinterpret_cast<__m128i*>(halves), to_half(_mm256_loadu_ps(key + dim)));
-    for (int i = 0; i < 8; i++) {
-      if (layout.element_bytes == 2)
-        reinterpret_cast<uint16_t*>(page_head)[first + (dim + i) * tile_tokens] = halves[i];
-      else
-        reinterpret_cast<float*>(page_head)[first + (dim + i) * tile_tokens] = key[dim + i];
+// One token's values as bytes, eight at a time; the scale puts the largest magnitude at 127.
+struct TokenBytes {
+  uint16_t scale;
+  __m256 inverse;
+
+  TokenBytes(const float* x, int n) {
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    __m256 largest = _mm256_setzero_ps();
+    for (int i = 0; i < n; i += 8) largest = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), magnitude), largest);
+    scale = float_to_half(std::min(max_of_8(largest) / 127, 65504.0f));
+    inverse = _mm256_set1_ps(scale == 0 ? 0 : 1 / half_to_float(scale));
+  }
+  __m128i of(const float* x) const {
+    const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x), inverse), most = _mm256_set1_ps(127), least = _mm256_set1_ps(-127);
+    const __m256 number = _mm256_and_ps(scaled, _mm256_cmp_ps(scaled, scaled, _CMP_ORD_Q));
+    const __m256i whole = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(number, least), most));
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    return _mm_packs_epi16(words, words);
+  }
+};
+
+// The tile of the token at `position`, and the place of its scale.
+uint8_t* tile_of(const KvLayout& layout, uint8_t* page_head, int position) { return page_head + position / tile_tokens * layout.tile_bytes(); }
+uint16_t* scale_of(const KvLayout& layout, uint8_t* tile, int position) {
+  return reinterpret_cast<uint16_t*>(tile + tile_tokens * layout.head_dim) + position % tile_tokens;
+}
+
+// Every 16th of a tile's elements, from the first on.
+template <typename Element>
+void scatter(const Element* values, int count, Element* to) {
+  for (int i = 0; i < count; i++) to[i * tile_tokens] = values[i];
+}
+
+void store_key(const float* key, const KvLayout& layout, uint8_t* page_head, int position) {
+  uint8_t* tile = tile_of(layout, page_head, position);
+  const int token = position % tile_tokens;
+  if (layout.element == KvElement::float32) return scatter(key, layout.head_dim, reinterpret_cast<float*>(tile) + token);
+  if (layout.element == KvElement::float16) {
+    for (int dim = 0; dim < layout.head_dim; dim += 8) {
+      alignas(16) uint16_t halves[8];
+      _mm_store_si128(reinterpret_cast<__m128i*>(halves), to_half(_mm256_loadu_ps(key + dim)));
+      scatter(halves, 8, reinterpret_cast<uint16_t*>(tile) + dim * tile_tokens + token);
     }
+    return;
+  }
+  const TokenBytes bytes(key, layout.head_dim);
+  *scale_of(layout, tile, position) = bytes.scale;
+  for (int dim = 0; dim < layout.head_dim; dim += 8) {
+    alignas(16) int8_t quants[16];
+    _mm_store_si128(reinterpret_cast<__m128i*>(quants), bytes.of(key + dim));
+    scatter(quants, 8, reinterpret_cast<int8_t*>(tile) + dim * tile_tokens + token);
   }
 }
 
-void store_value(const float* value, const KvLayout& layout, uint8_t* page_head, int position_in_page) {
-  const int64_t first = int64_t{position_in_page} * layout.head_dim;
-  for (int dim = 0; dim < layout.head_dim; dim += 8) {
-    const __m256 v = _mm256_loadu_ps(value + dim);
-    if (layout.element_bytes == 2)
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(reinterpret_cast<uint16_t*>(page_head) + first + dim), to_half(v));
-    else
-      _mm256_storeu_ps(reinterpret_cast<float*>(page_head) + first + dim, v);
+void store_value(const float* value, const KvLayout& layout, uint8_t* page_head, int position) {
+  uint8_t* tile = tile_of(layout, page_head, position);
+  uint8_t* to = tile + int64_t{position % tile_tokens} * layout.head_dim * bytes_of(layout.element);
+  if (layout.element == KvElement::float32) {
+    std::copy(value, value + layout.head_dim, reinterpret_cast<float*>(to));
+  } else if (layout.element == KvElement::float16) {
+    for (int dim = 0; dim < layout.head_dim; dim += 8) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * dim), to_half(_mm256_loadu_ps(value + dim)));
+  } else {
+    const TokenBytes bytes(value, layout.head_dim);
+    *scale_of(layout, tile, position) = bytes.scale;
+    for (int dim = 0; dim < layout.head_dim; dim += 8) _mm_storel_epi64(reinterpret_cast<__m128i*>(to + dim), bytes.of(value + dim));
   }
 }
 

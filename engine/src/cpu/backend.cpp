@@ -16,6 +16,12 @@ CpuBackend::CpuBackend(const Model& model, const KvSlots& slots, Team& team, con
   reserve(tokens_max);
 }
 
+MatrixWork CpuBackend::work() const {
+  MatrixWork work;
+  for (const CpuOperator& op : operators_) add_work(op, work);
+  return work;
+}
+
 // Room for the widest that any operator yields or reads.
 void CpuBackend::reserve(int tokens_max) {
   const int64_t attention = int64_t{config_.heads} * config_.head_dim, hidden = config_.hidden;
@@ -70,7 +76,7 @@ void CpuBackend::lay_out(const Plan& plan) {
     const bool single = row.count == 1;
     if (single) partitions_ = std::max(partitions_, row.first / partition_tokens + 1);
     for (int i = 0; i < row.count; i++)
-      tokens_.push_back({plan.tokens[first + i], row.first + i, slots_.base(row.slot), single ? decodes : -1});
+      tokens_.push_back({plan.tokens[first + i], row.first + i, row.slot, single ? decodes : -1});
     for (int i = row.count - row.samples; i < row.count; i++) sampled_tokens_.push_back(first + i);
     if (single) decodes++;
     lay_out_attention(first, row.count);

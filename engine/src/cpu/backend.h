@@ -22,13 +22,14 @@ class CpuBackend final : public Backend {
   std::vector<int32_t> run(const Plan& plan) override;
   // What became of the weights' types, for whoever loads the model.
   std::vector<std::string> log() const { return pack_log_.lines(); }
+  MatrixWork work() const;
 
  private:
   // One token of the step.
   struct Token {
     int32_t id;
     int position;
-    const uint8_t* base;  // of its slot
+    int slot;
     int decode;           // its index among rows of one token, or -1
   };
   // A piece of attention for one thread: `tokens` consecutive tokens, `heads` heads of one KV head; all partitions, or one.

@@ -26,7 +26,8 @@ void CpuBackend::run_operator(const CpuQkv& op) {
   multiply(kernels_.matmul, op.linear.weight, x, tokens(), qkv_.data(), stride, 1);
   if (op.q_norm || !op.linear.bias.empty()) finish_heads(op);
 
-  const KvLayout& kv = slots_.layout();
+  const KvPlan::Place place = slots_.plan().layers[op.layer];
+  const KvLayout& kv = slots_.plan().groups[place.group];
   const Turns& turns = turns_[op.rope];
   const int head_dim = config_.head_dim, group = config_.heads / config_.kv_heads, pairs = turns.rope.dims() / 2;
   const auto rope = turns.rope.style == Rope::Style::halves ? kernels_.rope_halves : kernels_.rope;
@@ -41,9 +42,9 @@ void CpuBackend::run_operator(const CpuQkv& op) {
       float* v = k + int64_t{config_.kv_heads} * head_dim;
       for (int i = 0; i < group; i++) rope(q + int64_t{kv_head * group + i} * head_dim, turn, pairs, head_dim, op.query_scale);
       rope(k, turn, pairs, head_dim, 1);
-      uint8_t* page = const_cast<uint8_t*>(tokens_[t].base) + position / kv.page_tokens * kv.page_bytes;
-      kernels_.store_key(k, kv, page + kv.offset(op.layer, false, kv_head), position % kv.page_tokens);
-      kernels_.store_value(v, kv, page + kv.offset(op.layer, true, kv_head), position % kv.page_tokens);
+      uint8_t* page = slots_.base(tokens_[t].slot, place.group) + position / kv.page_tokens * kv.page_bytes;
+      kernels_.store_key(k, kv, page + kv.offset(place.layer, false, kv_head), position % kv.page_tokens);
+      kernels_.store_value(v, kv, page + kv.offset(place.layer, true, kv_head), position % kv.page_tokens);
     }
   });
 }
@@ -91,9 +92,10 @@ void CpuBackend::attend_piece(const CpuAttend& op, const Piece& piece, float* sc
   const bool merges = piece.partition < 0 || (piece.partition == 0 && !op.sinks.empty());
   AttendTask task = {};
   task.count = piece.tokens * piece.heads;
-  task.layout = &slots_.layout();
-  task.base = tokens_[piece.token].base;
-  task.layer = op.layer;
+  const KvPlan::Place place = slots_.plan().layers[op.layer];
+  task.layout = &slots_.plan().groups[place.group];
+  task.base = slots_.base(tokens_[piece.token].slot, place.group);
+  task.layer = place.layer;
   task.kv_head = piece.head / (config_.heads / config_.kv_heads);
   task.soft_cap = op.soft_cap;
   float* merged[queries_max];

@@ -55,8 +55,8 @@ struct AttendTask {
   float* partial[queries_max];        // [2 + head_dim] each
   int count;
   const KvLayout* layout;
-  const uint8_t* base;  // of the slot
-  int layer, kv_head;
+  const uint8_t* base;  // of the slot and the layer's group
+  int layer, kv_head;   // the layer counts in its group
   int begin, end;
   float soft_cap;       // scores become soft_cap * tanh(score / soft_cap); 0: they stay
 };
@@ -87,7 +87,8 @@ struct Kernels {
   // Likewise the pairs (i, i + pairs); turns holds all cos, then all sin.
   void (*rope_halves)(float* x, const float* turns, int pairs, int head_dim, float scale);
   // Writes one token's key or value of one head into its page. What a float16 cannot hold becomes the largest that it can: an infinity
-  // in memory would reach even those who give it no weight.
+  // in memory would reach even those who give it no weight. In 8 bits, the scale puts the largest magnitude at 127, and what is no number
+  // counts as 0.
   void (*store_key)(const float* key, const KvLayout& layout, uint8_t* page_head, int position_in_page);
   void (*store_value)(const float* value, const KvLayout& layout, uint8_t* page_head, int position_in_page);
 

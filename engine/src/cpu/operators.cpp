@@ -69,7 +69,40 @@ struct Packer {
   CpuOperator operator()(const Logits& op) const { return CpuLogits{pack_norm(op.norm), linear({op.output}), op.soft_cap}; }
 };
 
+// Adds a matrix of which each token of a step uses `part`.
+struct Counter {
+  MatrixWork& work;
+
+  void add(const PackedMatrix& weight, double part = 1) const {
+    work.weight_bytes += bytes_of(weight, part);
+    work.token_multiply_adds += products_of(weight, part);
+  }
+  static uint64_t bytes_of(const PackedMatrix& weight, double part) { return static_cast<uint64_t>(part * static_cast<double>(weight.bands * weight.band_bytes)); }
+  static uint64_t products_of(const PackedMatrix& weight, double part) { return static_cast<uint64_t>(part * static_cast<double>(int64_t{weight.rows} * weight.columns)); }
+
+  void operator()(const CpuEmbed&) const {}  // one row of it
+  void operator()(const CpuAttend&) const {}
+  void operator()(const CpuQkv& op) const { add(op.linear.weight); }
+  void operator()(const CpuProject& op) const { add(op.linear.weight); }
+  void operator()(const CpuGateUp& op) const { add(op.gate.linear.weight); }
+  void operator()(const CpuDown& op) const { add(op.linear.weight); }
+  void operator()(const CpuExperts& op) const {
+    add(op.router.weight);
+    const double part = op.used / static_cast<double>(op.experts.size());
+    for (const CpuExperts::Expert& expert : op.experts) {
+      add(expert.gate.linear.weight, part);
+      add(expert.down.weight, part);
+    }
+  }
+  void operator()(const CpuLogits& op) const {
+    work.weight_bytes += bytes_of(op.linear.weight, 1);
+    work.sample_multiply_adds += products_of(op.linear.weight, 1);
+  }
+};
+
 }  // namespace
+
+void add_work(const CpuOperator& op, MatrixWork& work) { std::visit(Counter{work}, op); }
 
 CpuOperator pack_operator(const Operator& op, const ModelConfig& config, bool as_float32, PackLog& log) { return std::visit(Packer{config, as_float32, log}, op); }
 

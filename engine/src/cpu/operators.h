@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../model/model.h"
+#include "engine.h"
 #include "pack.h"
 
 namespace millrace {
@@ -82,5 +83,8 @@ using CpuOperator = std::variant<CpuEmbed, CpuQkv, CpuAttend, CpuProject, CpuGat
 
 // Takes a second a gigabyte. What `op` points to must outlive the result where it is an embedding.
 CpuOperator pack_operator(const Operator& op, const ModelConfig& config, bool as_float32, PackLog& log);
+
+// Adds what the operator's matrices ask of a step.
+void add_work(const CpuOperator& op, MatrixWork& work);
 
 }  // namespace millrace

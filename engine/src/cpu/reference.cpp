@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "kernels.h"
@@ -115,29 +116,58 @@ void matmul_gated(const MatmulTask& task) {
 
 constexpr float half_max = 65504;
 
-void put(uint8_t* bytes, int64_t index, int element_bytes, float value) {
-  if (element_bytes == 4)
-    reinterpret_cast<float*>(bytes)[index] = value;
-  else
-    reinterpret_cast<uint16_t*>(bytes)[index] = float_to_half(std::clamp(value, -half_max, half_max));
+int64_t key_index(const KvLayout&, int position, int dim) { return int64_t{dim} * tile_tokens + position % tile_tokens; }
+int64_t value_index(const KvLayout& layout, int position, int dim) { return int64_t{position % tile_tokens} * layout.head_dim + dim; }
+using IndexInTile = int64_t (*)(const KvLayout& layout, int position, int dim);
+
+template <typename Byte>
+Byte* tile_of(const KvLayout& layout, Byte* page_head, int position) {
+  return page_head + position / tile_tokens * layout.tile_bytes();
 }
 
-float get(const uint8_t* bytes, int64_t index, int element_bytes) {
-  return element_bytes == 4 ? reinterpret_cast<const float*>(bytes)[index] : half_to_float(reinterpret_cast<const uint16_t*>(bytes)[index]);
+// Of the token at `position`, where the tile's elements are in 8 bits.
+template <typename Byte>
+auto* scale_of(const KvLayout& layout, Byte* tile, int position) {
+  using Half = std::conditional_t<std::is_const_v<Byte>, const uint16_t, uint16_t>;
+  return reinterpret_cast<Half*>(tile + tile_tokens * layout.head_dim) + position % tile_tokens;
 }
 
-int64_t key_index(const KvLayout& layout, int position_in_page, int dim) {
-  return (int64_t{position_in_page / tile_tokens} * layout.head_dim + dim) * tile_tokens + position_in_page % tile_tokens;
+// Values of one token as bytes; the result is their scale.
+uint16_t quantize_token(const float* x, int n, int8_t* quants) {
+  float largest = 0;
+  for (int i = 0; i < n; i++) largest = std::max(largest, std::fabs(x[i]));
+  const uint16_t scale = float_to_half(std::min(largest / 127, half_max));
+  const float inverse = scale == 0 ? 0 : 1 / half_to_float(scale);
+  for (int i = 0; i < n; i++) {
+    const float scaled = x[i] * inverse;
+    quants[i] = std::isnan(scaled) ? int8_t{0} : static_cast<int8_t>(std::nearbyint(std::clamp(scaled, -127.0f, 127.0f)));
+  }
+  return scale;
 }
 
-int64_t value_index(const KvLayout& layout, int position_in_page, int dim) { return int64_t{position_in_page} * layout.head_dim + dim; }
-
-void store_key(const float* key, const KvLayout& layout, uint8_t* page_head, int position_in_page) {
-  for (int dim = 0; dim < layout.head_dim; dim++) put(page_head, key_index(layout, position_in_page, dim), layout.element_bytes, key[dim]);
+template <IndexInTile index>
+void store(const float* x, const KvLayout& layout, uint8_t* page_head, int position) {
+  uint8_t* tile = tile_of(layout, page_head, position);
+  std::vector<int8_t> quants(static_cast<size_t>(layout.head_dim));
+  if (layout.element == KvElement::int8) *scale_of(layout, tile, position) = quantize_token(x, layout.head_dim, quants.data());
+  for (int dim = 0; dim < layout.head_dim; dim++) {
+    const int64_t at = index(layout, position, dim);
+    if (layout.element == KvElement::float32)
+      reinterpret_cast<float*>(tile)[at] = x[dim];
+    else if (layout.element == KvElement::float16)
+      reinterpret_cast<uint16_t*>(tile)[at] = float_to_half(std::clamp(x[dim], -half_max, half_max));
+    else
+      reinterpret_cast<int8_t*>(tile)[at] = quants[static_cast<size_t>(dim)];
+  }
 }
 
-void store_value(const float* value, const KvLayout& layout, uint8_t* page_head, int position_in_page) {
-  for (int dim = 0; dim < layout.head_dim; dim++) put(page_head, value_index(layout, position_in_page, dim), layout.element_bytes, value[dim]);
+template <IndexInTile index>
+float element(const KvLayout& layout, const uint8_t* page_head, int position, int dim) {
+  const uint8_t* tile = tile_of(layout, page_head, position);
+  const int64_t at = index(layout, position, dim);
+  if (layout.element == KvElement::float32) return reinterpret_cast<const float*>(tile)[at];
+  if (layout.element == KvElement::float16) return half_to_float(reinterpret_cast<const uint16_t*>(tile)[at]);
+  return half_to_float(*scale_of(layout, tile, position)) * static_cast<float>(reinterpret_cast<const int8_t*>(tile)[at]);
 }
 
 void merge(float* into, const float* part, int head_dim) {
@@ -164,7 +194,7 @@ void attend_chunk(const AttendTask& task, int query, int begin, int end, float* 
   for (int position = begin; position < end; position++) {
     float score = 0;
     for (int dim = 0; dim < layout.head_dim; dim++)
-      score += task.queries[query][dim] * get(page_head(position, false), key_index(layout, position % layout.page_tokens, dim), layout.element_bytes);
+      score += task.queries[query][dim] * element<key_index>(layout, page_head(position, false), position % layout.page_tokens, dim);
     if (task.soft_cap != 0) reference_soft_cap(&score, 1, task.soft_cap);
     scores[position - begin] = score;
     part[0] = std::max(part[0], score);
@@ -174,7 +204,7 @@ void attend_chunk(const AttendTask& task, int query, int begin, int end, float* 
     const float weight = std::exp(scores[position - begin] - part[0]);
     part[1] += weight;
     for (int dim = 0; dim < layout.head_dim; dim++)
-      part[2 + dim] += weight * get(page_head(position, true), value_index(layout, position % layout.page_tokens, dim), layout.element_bytes);
+      part[2 + dim] += weight * element<value_index>(layout, page_head(position, true), position % layout.page_tokens, dim);
   }
 }
 
@@ -210,8 +240,8 @@ const Kernels reference_kernels = {.name = "reference",
                                    .matmul_gated = matmul_gated,
                                    .rope = reference_rope,
                                    .rope_halves = reference_rope_halves,
-                                   .store_key = store_key,
-                                   .store_value = store_value,
+                                   .store_key = store<key_index>,
+                                   .store_value = store<value_index>,
                                    .attend = attend,
                                    .merge = merge,
                                    .finish = finish};

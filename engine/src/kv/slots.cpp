@@ -1,47 +1,138 @@
 #include "slots.h"
 
+#include <algorithm>
 #include <cassert>
 
 namespace millrace {
+namespace {
 
-KvSlots::KvSlots(std::unique_ptr<KvMemory> memory, const KvLayout& layout, int slots)
-    : memory_(std::move(memory)), layout_(layout), slots_(slots) {}
+// An answer's last tokens are often not those that the next turn's prompt has in their place: so many more than a window sees are kept.
+constexpr int rollback_tokens = 16;
 
-int KvSlots::take(int pages) {
-  int best = -1;
-  for (int slot = 0; slot < static_cast<int>(slots_.size()); slot++)
-    if (!slots_[slot].taken && (best < 0 || slots_[slot].pages > slots_[best].pages)) best = slot;
-  if (best < 0) return -1;
-  slots_[best].taken = true;
-  slots_[best].promised = pages;
-  return best;
+// The first page that a sequence still reads which has computed so many positions.
+int first_page(const KvLayout& group, int computed, int more) {
+  return group.window == 0 ? 0 : std::max(0, computed + 1 - group.window - more) / group.page_tokens;
 }
 
-void KvSlots::give_back(int slot) {
-  slots_[slot].taken = false;
-  slots_[slot].promised = 0;
+}  // namespace
+
+KvSlots::KvSlots(std::unique_ptr<KvMemory> memory, KvPlan plan, int slots, bool keeps_prefixes)
+    : memory_(std::move(memory)), plan_(std::move(plan)), keeps_prefixes_(keeps_prefixes), prefixes_(slots),
+      slots_(static_cast<size_t>(slots), Slot{.ranges = std::vector<Range>(plan_.groups.size())}) {}
+
+PageNeed kv_page_need(const KvPlan& plan, int step_tokens_max) {
+  PageNeed need{.groups = {}};
+  for (const KvLayout& group : plan.groups) {
+    PageNeed::Group each{.page_tokens = group.page_tokens};
+    // So many positions in a row, wherever they begin in a page.
+    const int positions = group.window - 1 + rollback_tokens + step_tokens_max;
+    if (group.window > 0) each.pages_max = (positions + group.page_tokens - 2) / group.page_tokens + 1;
+    need.groups.push_back(each);
+  }
+  return need;
 }
 
-Status KvSlots::grow(int slot, int positions) {
-  const int needed = layout_.pages_for(positions);
-  assert(slots_[slot].taken && needed <= slots_[slot].promised);
-  while (slots_[slot].pages < needed) {
-    Status status = memory_->map(slot, slots_[slot].pages);
-    if (status.ok())
-      slots_[slot].pages++;
-    else if (!strip_one_spare_page())
+Status KvSlots::open(int slot) {
+  Slot& opened = at(slot);
+  if (opened.is_open) return Status();
+  opened.is_open = true;
+  // Pages that are left from the slot's last sequence serve this one where they begin at its beginning.
+  for (int group = 0; group < plan_.group_count(); group++)
+    if (opened.source >= 0 || range(slot, group).first > 0) drop(slot, group, range(slot, group).first, range(slot, group).end);
+  if (opened.source < 0) return Status();
+  const Status status = share(slot);
+  if (Slot& source = at(opened.source); --source.readers == 0) source.pinned = 0;
+  reserved_ -= opened.reserved;
+  opened.source = -1;
+  opened.reserved = 0;
+  return status;
+}
+
+// Puts the full pages of the source behind the slot too, and copies of those that the sequence will write.
+Status KvSlots::share(int slot) {
+  const int source = at(slot).source, length = held(slot);
+  for (int group = 0; group < plan_.group_count(); group++) {
+    const int end = layout(group).pages_for(length), full = length / layout(group).page_tokens;
+    Range& pages = range(slot, group);
+    pages.first = pages.end = first_page(layout(group), length, 0);
+    for (; pages.end < end; pages.end++) {
+      if (pages.end == full)
+        while (is_full() && reclaim_page()) {
+        }
+      const int to = range_of(slot, group), from = range_of(source, group);
+      const Status status = pages.end < full ? memory_->alias(to, pages.end, from, pages.end) : memory_->copy(to, pages.end, from, pages.end);
+      if (status.ok()) continue;
+      prefixes_.remove(slot);
       return status;
+    }
   }
   return Status();
 }
 
-bool KvSlots::strip_one_spare_page() {
-  for (int slot = static_cast<int>(slots_.size()) - 1; slot >= 0; slot--) {
-    if (slots_[slot].pages <= slots_[slot].promised) continue;
-    memory_->unmap(slot, --slots_[slot].pages);
-    return true;
+Status KvSlots::grow(int slot, int first, int count) {
+  Slot& growing = at(slot);
+  growing.grown = first + count;
+  assert(growing.is_taken && growing.is_open);
+  for (int group = 0; group < plan_.group_count(); group++) {
+    Range& pages = range(slot, group);
+    // What lies behind the window goes to the pool, which gives it out first: most often it comes back at once, in front.
+    drop(slot, group, pages.first, std::min(pages.end, first_page(layout(group), first, rollback_tokens)));
+    const int written = first / layout(group).page_tokens, end = layout(group).pages_for(first + count);
+    for (int page = written; page < end; page++) {
+      const bool is_new = page >= pages.end;
+      assert(page <= pages.end);
+      if (Status status = is_new ? map_next(slot, group) : own(slot, group, page); !status.ok()) return status;
+    }
   }
-  return false;
+  return Status();
+}
+
+Status KvSlots::map_next(int slot, int group) {
+  while (is_full() && reclaim_page()) {
+  }
+  Range& pages = range(slot, group);
+  Status status = memory_->map(range_of(slot, group), pages.end);
+  if (status.ok()) pages.end++;
+  return status;
+}
+
+// A page that others map too needs a free one to be copied to; but reclaiming may leave it to us alone.
+Status KvSlots::own(int slot, int group, int page) {
+  while (is_full() && memory_->is_shared(range_of(slot, group), page) && reclaim_page()) {
+  }
+  return memory_->own(range_of(slot, group), page);
+}
+
+void KvSlots::drop(int slot, int group, int first, int end) {
+  Range& pages = range(slot, group);
+  for (int page = first; page < end; page++) memory_->unmap(range_of(slot, group), page);
+  if (first >= end) return;
+  // From either end, so that what is left follows one another.
+  assert(first == pages.first || end == pages.end);
+  if (first == pages.first)
+    pages.first = end;
+  else
+    pages.end = first;
+  if (pages.first == pages.end) pages = {};
+}
+
+void KvSlots::computed(int slot, std::span<const int32_t> tokens) {
+  if (at(slot).is_kept) prefixes_.extend(slot, tokens);
+}
+
+void KvSlots::give_back(int slot) {
+  Slot& idle = at(slot);
+  assert(idle.is_taken && idle.is_open);
+  // Who is about to copy from it must find a page that was promised to nobody, now that its own is not promised any more.
+  for (size_t reader = 0; idle.readers > 0 && reader < slots_.size(); reader++) {
+    if (slots_[reader].source != slot || slots_[reader].reserved > 0) continue;
+    slots_[reader].reserved = copies(held(static_cast<int>(reader)));
+    reserved_ += slots_[reader].reserved;
+  }
+  promised_ -= idle.promised;
+  idle.is_taken = idle.is_kept = false;
+  idle.promised = idle.grown = 0;
+  idle.used = ++uses_;
 }
 
 }  // namespace millrace

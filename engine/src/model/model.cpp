@@ -21,6 +21,13 @@ Result<Model> read_model(const ModelFile& file) {
   return Status::error(text(file.path(), " is a model of the architecture \"", name, "\", which this engine does not have; it has: ", known));
 }
 
+std::vector<int> windows_of(const Model& model, int context_tokens) {
+  std::vector<int> windows(static_cast<size_t>(model.config.layers));
+  for (const Operator& op : model.operators)
+    if (const auto* attend = std::get_if<Attend>(&op)) windows[static_cast<size_t>(attend->layer)] = attend->window < context_tokens ? attend->window : 0;
+  return windows;
+}
+
 void choose_frequencies(Model& model, int context_tokens) {
   for (Rope& rope : model.ropes)
     if (!rope.frequencies_long.empty() && context_tokens > rope.original_context) rope.frequencies = rope.frequencies_long;

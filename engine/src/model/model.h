@@ -116,6 +116,9 @@ struct Model {
 // Reads the operators out of a file whose architecture we have; refuses others by name.
 Result<Model> read_model(const ModelFile& file);
 
+// The window of each layer, 0 where it sees all of a context of so many tokens.
+std::vector<int> windows_of(const Model& model, int context_tokens);
+
 // Chooses between the frequencies for short and for long contexts: once for all, since keys that were turned stay in memory.
 void choose_frequencies(Model& model, int context_tokens);
 

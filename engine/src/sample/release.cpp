@@ -34,12 +34,13 @@ bool may_follow(uint8_t lead, uint8_t byte) {
 
 }  // namespace
 
-Released Releaser::push(int32_t token, std::string_view bytes) {
+Released Releaser::push(int32_t token, std::string_view bytes, bool may_stop) {
   const size_t before = pending_.size();
   pending_.push_back({token, open});
   for (const char byte : bytes)
     if (decode(static_cast<uint8_t>(byte))) close(before);
   if (partial_.empty()) close(before + 1);
+  if (!may_stop) return take(held_.size());
 
   if (const size_t stop = find_stop(); stop != open) {
     held_.resize(stop);

@@ -19,8 +19,8 @@ class Releaser {
  public:
   explicit Releaser(std::vector<std::string> stops) : stops_(std::move(stops)) {}
 
-  // One more token with its bytes. After `stopped` nothing more may be pushed.
-  Released push(int32_t token, std::string_view bytes);
+  // One more token with its bytes. After `stopped` nothing more may be pushed. Stop strings are sought in the text of tokens that may stop.
+  Released push(int32_t token, std::string_view bytes, bool may_stop = true);
   // The answer has ended otherwise: all that is held comes out, an unfinished code point as U+FFFD.
   Released flush();
 

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
+#include "constrain/grammar.h"
+#include "logprobs.h"
 #include "random.h"
 
 namespace millrace {
@@ -23,10 +26,27 @@ void Sampler::accept(int32_t token) {
   Seen& seen = seen_[token];
   seen.anywhere = true;
   seen.generated++;
+  accepted_++;
 }
 
 int32_t Sampler::sample(std::span<float> logits, uint64_t position) {
+  if (options_.logprobs < 0) return draw(logits, position);
+  raw_.assign(logits.begin(), logits.end());
+  const int32_t token = draw(logits, position);
+  logprobs_ = logprobs_of(raw_, token, options_.logprobs);
+  return token;
+}
+
+int32_t Sampler::draw(std::span<float> logits, uint64_t position) {
+  for (const TokenBias& each : options_.bias) logits[each.token] += each.bias;
   penalize(logits);
+  if (accepted_ < tokens_min_)
+    for (const int32_t token : barred_) logits[token] = -std::numeric_limits<float>::infinity();
+  if (mask_ != nullptr) {
+    mask_->wait();
+    for (size_t token = 0; token < logits.size(); token++)
+      if (!mask_->allows(token)) logits[token] = -std::numeric_limits<float>::infinity();
+  }
   const int32_t best = likeliest(logits);
   if (options_.temperature <= 0 || options_.top_k == 1) return best;
 

@@ -1,4 +1,4 @@
-// Picks a sequence's next token from its logits: penalties, then temperature, top-k, top-p, min-p, then one draw.
+// Picks a sequence's next token from its logits: bias, penalties, then temperature, top-k, top-p, min-p, then one draw.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,8 @@
 
 namespace millrace {
 
+class TokenMask;
+
 class Sampler {
  public:
   Sampler(const SamplingOptions& options, std::span<const int32_t> prompt);
@@ -18,6 +20,12 @@ class Sampler {
   int32_t sample(std::span<float> logits, uint64_t position);
   // Counts a token that became part of the answer.
   void accept(int32_t token);
+  // None of these is sampled before so many tokens were accepted. `tokens` outlives the sampler.
+  void bar(std::span<const int32_t> tokens, int tokens_min) { barred_ = tokens, tokens_min_ = tokens_min; }
+  // Only what the mask allows is sampled; it is awaited where it is needed. It outlives the sampler.
+  void allow(const TokenMask* mask) { mask_ = mask; }
+  // Of the token last sampled, itself first; empty where the options ask for none.
+  const std::vector<TokenLogprob>& logprobs() const { return logprobs_; }
 
  private:
   struct Candidate {
@@ -29,6 +37,7 @@ class Sampler {
     int generated = 0;      // in the answer alone: the presence and frequency penalties'
   };
 
+  int32_t draw(std::span<float> logits, uint64_t position);
   void penalize(std::span<float> logits) const;
   // The likeliest candidates in falling order, as many as top-k, top-p and min-p leave.
   void choose_candidates(std::span<const float> logits, float highest);
@@ -36,6 +45,11 @@ class Sampler {
   SamplingOptions options_;
   std::unordered_map<int32_t, Seen> seen_;
   std::vector<Candidate> candidates_;
+  std::span<const int32_t> barred_;
+  const TokenMask* mask_ = nullptr;
+  int tokens_min_ = 0, accepted_ = 0;
+  std::vector<float> raw_;  // the logits as they came, where log-probabilities are asked for
+  std::vector<TokenLogprob> logprobs_;
 };
 
 }  // namespace millrace

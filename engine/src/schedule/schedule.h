@@ -1,74 +1,158 @@
-// Who runs next. Pure: no clock, no thread, no I/O, so that a test can play any history through it. Requests wait in order of
-// arrival; an admitted one holds a slot and a promise of pages for its whole length, so it can never run out half-way.
+// Who runs next, and what may be promised. Pure: no clock, no thread, no I/O; times come as arguments (microseconds of one monotonic clock)
+// and a step-time model learns from steps measured by the caller, so that a test can play any history through it.
+//
+// A request goes: submitted, answered at once (admission.h), waiting with or without a promise, in a slot with its prompt computed slice by
+// slice, decoding, removed. One that has a slot holds pages for its whole length, so it can never run out half-way.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <set>
+#include <span>
+#include <tuple>
+#include <unordered_map>
 #include <vector>
+
+#include "admission.h"
+#include "classes.h"
+#include "fairness.h"
+#include "lengths.h"
+#include "misses.h"
+#include "pages.h"
+#include "row.h"
+#include "step_time.h"
+#include "taken.h"
 
 namespace millrace {
 
-// One sequence's part of a step: positions first to first + count - 1, of which the last `samples` yield logits.
-struct Row {
-  uint32_t request = 0;
-  int slot = 0;
-  int first = 0;
-  int count = 0;
-  int samples = 0;
-};
-
 struct ScheduleLimits {
-  int waiting_max = 256;
+  int waiting_max = 256;          // of each class
+  int slots_max = 32;
   int pages_max = 0;
-  int page_tokens = 16;
-  int step_tokens_max = 256;   // positions a step while nobody decodes
-  int mixed_tokens_max = 64;   // prompt positions a step while somebody does: what a decoding reader waits for at most
+  PageNeed page_need;
+  int step_tokens_max = 256;      // positions a step
+  int64_t step_us_max = 100'000;  // aimed at where no promise asks for less: what a newcomer may have to wait for
+  bool admits_all = false;        // promises everything to everybody; for comparison
 };
 
 struct Sequence {
-  uint32_t request = 0;
-  int slot = -1;
-  int known = 0;     // tokens whose ids are known: the prompt's and the sampled ones
-  int computed = 0;  // of these, positions whose keys and values are in memory
-  int pages = 0;     // promised
+  Submission asked;
+  int slot = -1;             // -1: it waits
+  int known = 0;             // tokens whose ids are known: the prompt's and the sampled ones
+  int computed = 0;          // of these, positions whose keys and values are in memory
+  int cached = 0;            // of these, in memory when it got its slot
+  int sampled = 0;
+  int pages = 0;
+  int place = -1;            // in the list of those that have a slot
+  bool is_queued = false;    // in the fair queue
+  bool is_promised = false;  // its next token is owed by due_us; otherwise that is an aim
+  bool is_decoding = false;  // what it knew when it got its slot is computed
+  bool is_held = false;      // its reader has no room
+  bool is_parked = false;    // held, and its slot was given to others
+  int renewals = 0;          // of the deadline of its first token
+  int64_t submitted_us = 0, started_us = 0, last_us = 0, held_since_us = 0, held_us = 0;
+  int64_t due_us = 0;        // of the next token
+  Delays since;              // as they stood at the last token
 };
 
 class Schedule {
  public:
-  // take_slot returns an idle slot for a sequence of at most so many pages, or -1.
-  Schedule(const ScheduleLimits& limits, std::function<int(int pages)> take_slot);
+  // take_slot returns an idle slot for a request that is promised so many pages, with what is in memory of its prompt but the last token,
+  // or slot -1.
+  using TakeSlot = std::function<Taken(uint32_t request, int pages)>;
+  // leave_slot is called for those that are parked; where there is none, whoever is held keeps its slot.
+  using LeaveSlot = std::function<void(int slot)>;
+  Schedule(const ScheduleLimits& limits, TakeSlot take_slot, LeaveSlot leave_slot = nullptr);
 
-  // Joins the queue. False: it is full, or the request is larger than the whole pool.
-  bool add(uint32_t request, int prompt_tokens, int tokens_max);
-  // Leaves, wherever it stands. Returns its slot, or -1 if it had none.
-  int remove(uint32_t request);
+  // Answers at once. Unless refused, the request is the schedule's until it is removed.
+  Decision submit(const Submission& submission, int64_t now_us);
+  // Leaves, wherever it stands; `is_ended`: of itself, so that its length tells something. Returns its slot, or -1 if it had none.
+  int remove(uint32_t request, bool is_ended, int64_t now_us);
+  // Its reader takes nothing for now, or again. Meanwhile it sits steps out, and is parked once others want its room: then it waits for a
+  // slot again, in which what is not cached any more is computed anew.
+  void hold(uint32_t request, bool is_held, int64_t now_us);
 
-  // The next step's rows, decodes first; empty when there is nothing to do. Admits from the queue what has room.
-  // `admitted` receives the requests that got a slot.
-  std::vector<Row> plan(std::vector<uint32_t>& admitted);
+  // The next step's rows, decodes first; empty when there is nothing to do. `started` receives the requests that got a slot.
+  std::vector<Row> plan(int64_t now_us, std::vector<uint32_t>& started);
+  // What the planned rows took; mapping their pages took `mapping_us` more.
+  void measured(std::span<const Row> rows, int64_t begun_us, int64_t ended_us, int64_t mapping_us);
   // A planned row was computed; `sampled` new tokens are known.
-  void settle(const Row& row, int sampled);
+  void settle(const Row& row, int sampled, int64_t now_us);
 
-  // The place in the queue of each waiting request is its index here, plus one.
+  // Those without a slot, in the order in which they would get one if nobody came.
   std::vector<uint32_t> waiting() const;
-  int waiting_count() const { return static_cast<int>(waiting_.size()); }
+  int waiting_count() const { return static_cast<int>(waiting_.size()) + queue_.count(); }
+  int waiting_count(ServiceClass service) const { return waiting_of_[static_cast<size_t>(service)]; }
   int running_count() const { return static_cast<int>(running_.size()); }
   bool fits_ever(int prompt_tokens, int tokens_max) const;
+  bool contains(uint32_t request) const { return by_request_.contains(request); }
+  const StepTime& step_time() const { return time_; }
+  const Misses& misses() const { return misses_; }
 
  private:
-  struct Waiting {
-    uint32_t request;
-    int prompt_tokens;
-    int pages;
+  // Those without a first token, in the order in which they are served: the promised ones by deadline, then those who were promised nothing.
+  using Turn = std::tuple<bool, int64_t, int>;  // is not promised, due_us, index
+  struct Step;                                  // one under composition
+  struct Room {
+    int slots = 0, pages = 0;
   };
-  int pages_for(int tokens) const;
+
+  int new_sequence(const Submission& submission, int64_t now_us);
+  Turn turn_of(int index) const;
+  void promise(int index, int64_t due_us);
+  Room room_of(ServiceClass service) const;
+  Commitments commitments(ServiceClass service, int64_t now_us) const;
+  Newcomer newcomer(const Submission& submission, int64_t due_us) const;
+  double work_us(const Submission& submission) const;
+  void count_promised();
+  void renew_late(int64_t now_us);
+  void admit_queued(int64_t now_us);
+  bool admit(int index, int64_t now_us);
+  void start_waiting(int64_t now_us, std::vector<uint32_t>& started);
+  void start(int index, const Taken& taken, int64_t now_us);
+  void leave(int index);
+
+  // parking.cpp
+  Room& room_taken_by(const Sequence& sequence);
+  bool make_room(int pages, int64_t now_us);
+  void park(int index);
+
+  // compose.cpp
+  std::vector<Row> compose(int64_t now_us);
+  void gather_decodes(Step& step);
+  void yield(Step& step, double step_us);
+  double prefill_pressure(const Step& step) const;
+  double time_for_step(Step& step);
+  void add_prefill(Step& step, double step_us);
 
   ScheduleLimits limits_;
-  std::function<int(int pages)> take_slot_;
-  std::deque<Waiting> waiting_;
-  std::vector<Sequence> running_;  // in order of admission
-  int pages_promised_ = 0;
+  TakeSlot take_slot_;
+  LeaveSlot leave_slot_;
+  StepTime time_;
+  AnswerLengths lengths_;
+  Misses misses_;
+  Shares shares_;
+  std::array<PromiseMargin, service_classes> margins_;
+
+  std::vector<Sequence> sequences_;
+  std::vector<int> unused_;                     // indices into sequences_
+  std::unordered_map<uint32_t, int> by_request_;
+  FairQueue queue_;                             // not promised anything yet
+  std::set<Turn> waiting_;                      // promised, or taken from the queue; without a slot
+  std::set<Turn> prefilling_;                   // in a slot, prompt not yet computed
+  std::vector<int> running_;                    // in a slot
+  std::array<int, service_classes> waiting_of_{};  // each class's in waiting_ or queue_
+  std::array<Room, service_classes> taken_{};   // by each class's in a slot; pages: promised to them
+  Room held_;                                   // by those in a slot that would be parked for others
+
+  // Of those in a slot or in waiting_, as of the last plan and what was promised since.
+  int streams_promised_ = 0;
+  double rows_per_us_ = 0, context_per_us_ = 0;
+  int64_t itl_us_min_ = 0;
+  int64_t step_ends_us_ = 0;                    // expected
+  double slots_released_ = 0, pages_released_ = 0;  // by answers that ended of late, fading
+  int64_t released_us_ = 0;                     // when they last faded
 };
 
 }  // namespace millrace

@@ -28,8 +28,8 @@ class Bench {
 
   // Adds a sequence that will run through these tokens; returns its number.
   int add(std::vector<int32_t> tokens) {
-    const int slot = parts_->slots->take(parts_->slots->layout().pages_for(static_cast<int64_t>(tokens.size())));
-    REQUIRE(slot >= 0, "no slot is left");
+    const int slot = parts_->slots->take(parts_->schedule_limits.page_need.of(static_cast<int>(tokens.size())));
+    REQUIRE(slot >= 0 && parts_->slots->open(slot).ok(), "no slot is left");
     sequences_.push_back({std::move(tokens), slot, 0, {}});
     return static_cast<int>(sequences_.size()) - 1;
   }
@@ -40,7 +40,7 @@ class Bench {
     int samples = 0;
     for (const Part& part : parts) {
       const Sequence& each = sequences_[static_cast<size_t>(part.sequence)];
-      REQUIRE(parts_->slots->grow(each.slot, each.done + part.count).ok());
+      REQUIRE(parts_->slots->grow(each.slot, each.done, part.count).ok());
       plan.rows.push_back({.request = 0, .slot = each.slot, .first = each.done, .count = part.count, .samples = part.count});
       plan.tokens.insert(plan.tokens.end(), each.tokens.begin() + each.done, each.tokens.begin() + each.done + part.count);
       samples += part.count;

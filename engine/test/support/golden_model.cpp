@@ -102,11 +102,11 @@ void GoldenRun::evaluate(const std::vector<size_t>& prompts, const Count& count,
   Model model = model_;
   choose_frequencies(model, context);
   const ModelConfig& config = model.config;
-  const KvLayout layout = plan_pages(config.layers, config.kv_heads, config.head_dim, precision_ == Precision::float32 ? 4 : 2, 4096);
-  const int pages = layout.pages_for(context);
-  auto memory = reserve_kv_memory(slots_count, pages, layout.page_bytes, pages * slots_count);
+  const KvPlan kv = plan_pages(windows_of(model, context), config.kv_heads, config.head_dim, precision_ == Precision::float32 ? KvElement::float32 : KvElement::float16, 4096);
+  const int pages = kv_page_need(kv, step_tokens_max).of(context);
+  auto memory = reserve_kv_memory(slots_count * kv.group_count(), kv.pages_a_range(context), kv.page_bytes(), pages * slots_count);
   REQUIRE(memory.ok(), memory.message());
-  KvSlots slots(memory.take(), layout, slots_count);
+  KvSlots slots(memory.take(), kv, slots_count);
   Team team(2);
   CpuBackend backend(model, slots, team, kernels_, precision_, step_tokens_max);
 
@@ -115,13 +115,16 @@ void GoldenRun::evaluate(const std::vector<size_t>& prompts, const Count& count,
     int slot, done = 0;
   };
   std::vector<Progress> running;
-  for (const size_t prompt : prompts) running.push_back({prompt, slots.take(pages)});
+  for (const size_t prompt : prompts) {
+    running.push_back({prompt, slots.take(pages)});
+    REQUIRE(slots.open(running.back().slot).ok());
+  }
   for (int step = 0; !running.empty(); step++) {
     Plan plan;
     for (Progress& each : running) {
       const std::vector<int32_t>& tokens = golden_.prompts[each.prompt].tokens;
       const int now = std::min(count(step, each.prompt), static_cast<int>(tokens.size()) - each.done);
-      REQUIRE(slots.grow(each.slot, each.done + now).ok());
+      REQUIRE(slots.grow(each.slot, each.done, now).ok());
       plan.rows.push_back({.slot = each.slot, .first = each.done, .count = now, .samples = now});
       plan.tokens.insert(plan.tokens.end(), tokens.begin() + each.done, tokens.begin() + each.done + now);
     }

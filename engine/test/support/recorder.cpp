@@ -6,7 +6,7 @@ namespace millrace::test {
 namespace {
 
 // For a test that has lost what it waits for; sanitizers on a busy machine are slow.
-constexpr std::chrono::seconds wait_max{60};
+constexpr std::chrono::seconds wait_max{200};
 
 }  // namespace
 
@@ -23,6 +23,22 @@ std::vector<int32_t> Told::ids() const {
 }
 
 const Event* Told::end() const { return !events.empty() && events.back().kind == EventKind::finished ? &events.back() : nullptr; }
+
+void check_order(const Told& told, bool is_passed) {
+  size_t at = 0;
+  uint32_t seq = 0, place = 1u << 30;
+  for (; at < told.events.size() && told.events[at].kind == EventKind::queued; at++) {
+    CHECK((is_passed ? told.events[at].seq != place : told.events[at].seq < place) && told.events[at].seq >= 1, "place ", told.events[at].seq, " after ", place);
+    place = told.events[at].seq;
+  }
+  if (at < told.events.size() && told.events[at].kind == EventKind::started) at++;
+  for (; at < told.events.size() && told.events[at].kind == EventKind::tokens; at++) {
+    seq += static_cast<uint32_t>(told.events[at].ids.size());
+    CHECK_EQUAL(told.events[at].seq, seq);
+  }
+  REQUIRE(at + 1 == told.events.size() && told.events[at].kind == EventKind::finished, told.events.size(), " events, out of order at ", at);
+  CHECK(told.events[at].seq >= seq);
+}
 
 Told Recorder::wait(uint32_t request, const std::function<bool(const Told&)>& done) {
   std::unique_lock lock(mutex_);

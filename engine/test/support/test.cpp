@@ -54,7 +54,7 @@ int write_ctest(const char* program, const char* path) {
   for (const Case& each : cases()) {
     const std::string test = "[=[" + name + ": " + each.title + "]=]";
     out << "add_test(" << test << " [=[" << program << "]=] [=[" << each.title << "]=])\n"
-        << "set_tests_properties(" << test << " PROPERTIES SKIP_RETURN_CODE " << exit_skipped << " TIMEOUT 120)\n";
+        << "set_tests_properties(" << test << " PROPERTIES SKIP_RETURN_CODE " << exit_skipped << " TIMEOUT 300)\n";
   }
   return out.good() ? 0 : 1;
 }

@@ -15,7 +15,10 @@ export const lockHasNoAddresses: Rule = (files) =>
       findAll(file, /"resolved"/g, () => "names a download address; .npmrc leaves them out: remove the line and run npm install again"),
     );
 
-const registries = /\bhttps?:\/\/[\w.:-]*(?:registry|npmjs|pypi|pythonhosted|artifactory|nexus|mirror|proxy)[\w.:-]*/gi;
+/** What names of hosts that serve packages have in them. */
+const registryWords = ["registry", "npmjs", "pypi", "pythonhosted", "artifactory", "nexus", "mirror", "proxy"];
+const hostCharacters = "[\\w.:-]*";
+const registries = new RegExp(`\\bhttps?://${hostCharacters}(?:${registryWords.join("|")})${hostCharacters}`, "gi");
 const developerPaths = /(?<![\w.~}$-])\/(?:home\/[a-z]\w*|Users\/\w+|root\/|work\/|mnt\/[a-z]\w*)/g;
 
 export const noAddresses: Rule = (files) =>

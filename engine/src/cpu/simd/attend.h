@@ -12,21 +12,30 @@
 namespace millrace {
 namespace {
 
-template <typename L, typename Element>
+// Where a page of the sequence lies. The benchmark of block tables puts its own in this one's place.
+struct PagesInARow {
+  static const uint8_t* page(const AttendTask& task, int index) { return task.base + index * task.layout->page_bytes; }
+};
+
+template <typename L, typename Element, typename Pages = PagesInARow>
 struct Attention {
   using F = typename L::F;
   static constexpr int parts = tile_tokens / L::width;
+  // 8-bit elements have a scale a token: keys' go to the scores, values' to the weights.
+  static constexpr bool scaled = sizeof(Element) == 1;
 
   static F load(const float* from) { return L::load(from); }
   static F load(const uint16_t* from) { return L::load_half(from); }
+  static F load(const int8_t* from) { return L::load_bytes(from); }
 
-  // The first byte of the tile of 16 tokens that holds `position`, of keys or values.
+  // The tile of 16 tokens that begins at `position`, of keys or values.
   static const Element* tile(const AttendTask& task, int position, bool value) {
     const KvLayout& layout = *task.layout;
-    const uint8_t* page = task.base + int64_t{position / layout.page_tokens} * layout.page_bytes;
-    return reinterpret_cast<const Element*>(page + layout.offset(task.layer, value, task.kv_head)) +
-           int64_t{position % layout.page_tokens} * layout.head_dim;
+    const uint8_t* page = Pages::page(task, position / layout.page_tokens);
+    return reinterpret_cast<const Element*>(page + layout.offset(task.layer, value, task.kv_head) +
+                                            position % layout.page_tokens / tile_tokens * layout.tile_bytes());
   }
+  static const uint16_t* scales(const Element* tile, int head_dim) { return reinterpret_cast<const uint16_t*>(tile + tile_tokens * head_dim); }
 
   template <int N>
   static void scores(const AttendTask& task, int begin, int first, float (*out)[chunk_tokens]) {
@@ -42,6 +51,7 @@ struct Attention {
       }
     for (int n = 0; n < N; n++)
       for (int part = 0; part < parts; part++) {
+        if constexpr (scaled) acc[n][part] = L::mul(acc[n][part], L::load_half(scales(keys, head_dim) + part * L::width));
         if (task.soft_cap != 0) acc[n][part] = capped<L>(acc[n][part], task.soft_cap);
         L::store(out[n] + first + part * L::width, acc[n][part]);
       }
@@ -68,6 +78,19 @@ struct Attention {
     partial[1] = partial[1] * keep[0] + sum_of_16(lanes);
     for (int dim = 0; dim < head_dim; dim += L::width)
       L::store(partial + 2 + dim, L::mul(L::load(partial + 2 + dim), L::all(keep[0])));
+  }
+
+  // Multiplies each token's weights by its values' scale.
+  template <int N>
+  static void scale(const AttendTask& task, int begin, int unseen, int seen, float (*weights)[chunk_tokens]) {
+    for (int first = unseen; first < seen; first += tile_tokens) {
+      const uint16_t* of = scales(tile(task, begin + first, true), task.layout->head_dim);
+      for (int part = 0; part < parts; part++)
+        for (int n = 0; n < N; n++) {
+          float* own = weights[n] + first + part * L::width;
+          L::store(own, L::mul(L::load(own), L::load_half(of + part * L::width)));
+        }
+    }
   }
 
   template <int N>
@@ -113,6 +136,7 @@ struct Attention {
         else
           for (float& weight : weights[n]) weight = 0;
       }
+      if constexpr (scaled) scale<N>(task, begin, unseen, seen, weights);
       values<N>(task, begin, unseen, seen, weights);
     }
   }
@@ -138,10 +162,14 @@ struct Attention {
 
 template <typename L>
 void attend(const AttendTask& task) {
-  if (task.layout->element_bytes == 4)
-    Attention<L, float>::run(task);
-  else
-    Attention<L, uint16_t>::run(task);
+  switch (task.layout->element) {
+    case KvElement::float32:
+      return Attention<L, float>::run(task);
+    case KvElement::float16:
+      return Attention<L, uint16_t>::run(task);
+    case KvElement::int8:
+      return Attention<L, int8_t>::run(task);
+  }
 }
 
 }  // namespace
