@@ -1,5 +1,5 @@
 /** Where peers are kept and how they get there. They are built or installed on demand into an ignored folder; none is a dependency. */
-import { existsSync, statSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { mkdir, rename, rm } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { basename, join } from "node:path";
@@ -17,6 +17,9 @@ const flags = [
   "-DLLAMA_OPENSSL=OFF",
   "-DLLAMA_BUILD_TESTS=OFF",
 ].concat(["-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_WEBUI=OFF"]);
+/** GCC before 13 lets the optimizer drop most of a tile configuration, so that a native build for a CPU with AMX dies at its first matrix. */
+const withoutAmx = ["C", "CXX"].map((language) => `-DCMAKE_${language}_FLAGS=-mno-amx-tile -mno-amx-int8 -mno-amx-bf16`);
+const gccWithAmx = 13;
 
 export const llamaCpp = {
   folder: llamaFolder,
@@ -43,9 +46,19 @@ export async function buildLlamaCpp(say: (line: string) => void): Promise<void> 
   }
   say(`building llama.cpp in ${llamaFolder}, once, for some ten minutes`);
   const build = join(llamaFolder, "build");
-  await must("cmake", ["-S", llamaFolder, "-B", build, ...flags]);
+  const own = (await breaksAmx()) ? withoutAmx : [];
+  if (own.length > 0) say(`without AMX, which GCC before ${gccWithAmx} compiles wrongly`);
+  await must("cmake", ["-S", llamaFolder, "-B", build, ...flags, ...own]);
   const targets = programs.map((program) => basename(program));
   await must("cmake", ["--build", build, `-j${availableParallelism()}`, "--target", ...targets]);
+}
+
+/** Whether the CPU has AMX and the compiler does not know how to configure it. */
+async function breaksAmx(): Promise<boolean> {
+  if (!/\bamx_tile\b/.test(readFileSync("/proc/cpuinfo", "utf8"))) return false;
+  const macros = await must("c++", ["-dM", "-E", "-x", "c++", "/dev/null"]);
+  const [, version] = /__GNUC__ (\d+)/.exec(macros) ?? [];
+  return !macros.includes("__clang__") && Number(version) < gccWithAmx;
 }
 
 /** Compiles one of our own small programs unless it is newer than its source. @returns its path. */

@@ -1,5 +1,7 @@
 #include "team.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -19,6 +21,44 @@ void relax() {
 #endif
 }
 
+// Beside somebody who wants its core too, a member works so long and then rests as long. The kernel gives a core that two want to each for
+// some milliseconds: a member that takes all it can get loses the core with a chunk in hand, for which the whole team waits, and as often
+// drives the other onto the leader's core. Who rests half the time keeps the other where it is, and goes unharmed.
+constexpr int64_t stint_us = 700, rest_us = 700;
+constexpr int64_t slice_us = 2000;   // so long without the core at once means that somebody else has it
+constexpr int64_t wary_us = 50'000;  // how long that is remembered
+
+int64_t clock_us(clockid_t clock) {
+  timespec time;
+  clock_gettime(clock, &time);
+  return int64_t{1'000'000} * time.tv_sec + time.tv_nsec / 1000;
+}
+
+class Stint {
+ public:
+  Stint() { begin(); }
+
+  void begin() {
+    begun_us_ = clock_us(CLOCK_MONOTONIC);
+    worked_us_ = clock_us(CLOCK_THREAD_CPUTIME_ID);
+  }
+
+  // Between two chunks.
+  void rest_if_contended() {
+    const int64_t now = clock_us(CLOCK_MONOTONIC), long_us = now - begun_us_;
+    if (long_us < stint_us) return;
+    if (long_us - (clock_us(CLOCK_THREAD_CPUTIME_ID) - worked_us_) > slice_us) wary_until_us_ = now + wary_us;
+    if (now < wary_until_us_) {
+      const timespec rest{.tv_nsec = 1000 * rest_us};
+      nanosleep(&rest, nullptr);
+    }
+    begin();
+  }
+
+ private:
+  int64_t begun_us_ = 0, worked_us_ = 0, wary_until_us_ = 0;
+};
+
 constexpr int number_bits = 20;
 constexpr uint64_t number_mask = (1 << number_bits) - 1;
 
@@ -28,13 +68,15 @@ constexpr uint64_t ticket(uint32_t phase, uint64_t chunks, uint64_t next) {
 constexpr uint64_t chunks_of(uint64_t ticket) { return (ticket >> number_bits) & number_mask; }
 constexpr uint64_t next_of(uint64_t ticket) { return ticket & number_mask; }
 
+// Returns whether it slept.
 template <typename Word, typename Value>
-void wait_while(const Word& word, Value value) {
+bool wait_while(const Word& word, Value value) {
   for (int spin = 0; spin < spins_max; spin++) {
-    if (word.load(std::memory_order_acquire) != value) return;
+    if (word.load(std::memory_order_acquire) != value) return false;
     relax();
   }
   word.wait(value, std::memory_order_acquire);
+  return true;
 }
 
 }  // namespace
@@ -67,11 +109,12 @@ void Team::lead(const Work& work) {
 }
 
 void Team::follow(int rank) {
-  for (;;) {
+  for (Stint stint;;) {
     const uint32_t seen = phase_.load(std::memory_order_acquire);
     if (stopping_) return;
-    while (take_chunk(rank)) continue;
-    wait_while(phase_, seen);
+    while (take_chunk(rank)) stint.rest_if_contended();
+    // Time that was slept for want of work was taken by nobody.
+    if (wait_while(phase_, seen)) stint.begin();
   }
 }
 
