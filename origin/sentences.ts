@@ -12,7 +12,24 @@ const abbreviations = new Set(
   ).split(" "),
 );
 /** Some of these end a sentence as often as not: what follows decides. */
-const openAbbreviations = new Set(["a.m", "p.m", "u.s", "u.k", "u.n", "ph.d", "d.c", "inc", "ltd", "co", "corp", "jr", "sr", "etc", "usw", "al"]);
+const openAbbreviations = new Set([
+  "a.m",
+  "p.m",
+  "u.s",
+  "u.k",
+  "u.n",
+  "ph.d",
+  "d.c",
+  "inc",
+  "ltd",
+  "co",
+  "corp",
+  "jr",
+  "sr",
+  "etc",
+  "usw",
+  "al",
+]);
 
 const closers = /["'”’»)\]}*_`」』）】〉》]+$/u;
 const cjkStops = /[。！？｡]$/u;

@@ -1,35 +1,43 @@
 /** Holds back the simulated tokens whose text may turn out to begin a stop string. Tokens are released whole, never in part. */
+import type { Piece } from "./simulatedText.js";
+
 export class StopFilter {
-  #held: { seq: number; text: string }[] = [];
+  #held: Piece[] = [];
 
   constructor(private readonly stops: readonly string[]) {}
 
-  /** @returns what is released: text up to token `seq` (0 if none), and whether a stop string ended the answer. */
-  push(seq: number, text: string): { seq: number; text: string; stopped: boolean } {
-    this.#held.push({ seq, text });
+  /** @param mayStop whether a stop string may be found in this. @returns what is released, and whether a stop string ended the answer. */
+  push(pieces: readonly Piece[], mayStop: boolean): { released: Piece[]; stopped: boolean } {
+    if (this.stops.length === 0 || !mayStop) return { released: [...this.end(), ...pieces], stopped: false };
+    this.#held.push(...pieces);
     const all = this.#held.map((piece) => piece.text).join("");
     const found = this.stops.map((stop) => all.indexOf(stop)).filter((at) => at >= 0);
-    if (found.length > 0) {
-      this.#held = [];
-      return { seq, text: all.slice(0, Math.min(...found)), stopped: true };
-    }
+    if (found.length > 0) return { released: cut(this.end(), Math.min(...found)), stopped: true };
     const safe = all.length - Math.max(0, ...this.stops.map((stop) => overlap(all, stop)));
-    let released = 0;
-    let last = 0;
-    while (this.#held[0] && released + this.#held[0].text.length <= safe) {
-      const piece = this.#held.shift() as { seq: number; text: string };
-      released += piece.text.length;
-      last = piece.seq;
+    const released: Piece[] = [];
+    let length = 0;
+    while (this.#held[0] && length + this.#held[0].text.length <= safe) {
+      const piece = this.#held.shift() as Piece;
+      length += piece.text.length;
+      released.push(piece);
     }
-    return { seq: last, text: all.slice(0, released), stopped: false };
+    return { released, stopped: false };
   }
 
-  /** What is still held when the answer ends for another reason. */
-  end(): string {
-    const rest = this.#held.map((piece) => piece.text).join("");
-    this.#held = [];
-    return rest;
+  /** What is still held. */
+  end(): Piece[] {
+    return this.#held.splice(0);
   }
+}
+
+/** The same tokens, with the text before `end` alone. */
+function cut(pieces: readonly Piece[], end: number): Piece[] {
+  let from = 0;
+  return pieces.map(({ id, text }) => {
+    const left = Math.max(0, end - from);
+    from += text.length;
+    return { id, text: text.slice(0, left) };
+  });
 }
 
 /** Length of the longest end of `text` that begins `stop`. */

@@ -2,7 +2,8 @@
 import * as fc from "fast-check";
 import { afterEach, expect, test } from "vitest";
 import type { InferenceEnd, InferenceHandle, InferenceListener } from "../../origin/inference.js";
-import { SimulatedInference } from "../../origin/simulated.js";
+import { SimulatedInference, simulatedAnswer, simulatedVocabulary } from "../../origin/simulated.js";
+import { TextDecoding } from "../../origin/simulatedText.js";
 import { StopFilter } from "../../origin/stops.js";
 import { greedy } from "../../scripts/bench/greedy.js";
 import { serviceClasses } from "../../shared/classes.js";
@@ -24,6 +25,7 @@ const request = {
   logitBias: {},
   logprobs: undefined as number | undefined,
   format: undefined,
+  continueIds: new Int32Array(),
   class: "chat" as const,
   deadlines: serviceClasses.chat,
   tenant: "tenant-1",
@@ -34,12 +36,14 @@ interface Run {
   handle: InferenceHandle;
   events: string[];
   text: () => string;
+  ids: number[];
   end: Promise<InferenceEnd>;
   firstTokens: Promise<void>;
 }
 
 function run(prompt: number[], changes: Partial<typeof request> = {}): Run {
   const events: string[] = [];
+  const ids: number[] = [];
   let text = "";
   let settle!: (end: InferenceEnd) => void;
   let fail!: (error: Error) => void;
@@ -53,7 +57,10 @@ function run(prompt: number[], changes: Partial<typeof request> = {}): Run {
   });
   const listener: InferenceListener = {
     queued: (place) => events.push(`queued ${place}`),
-    tokens: (seq, piece) => {
+    tokens: ({ seq, text: piece, ids: said, ends }) => {
+      expect(ends.at(-1)).toBe(Buffer.byteLength(piece));
+      expect(seq).toBe(ids.length + said.length);
+      ids.push(...said);
       events.push(`tokens ${seq}`);
       text += piece;
       begin();
@@ -73,6 +80,7 @@ function run(prompt: number[], changes: Partial<typeof request> = {}): Run {
     handle,
     events,
     text: () => text,
+    ids,
     end: withDeadline(end, "the end of an answer"),
     firstTokens: withDeadline(firstTokens, "tokens"),
   };
@@ -151,6 +159,84 @@ test("closing ends what runs and what waits with failed", async () => {
   expect(() => run([1])).toThrow(expect.objectContaining({ code: "draining" }));
 });
 
+// Values written down: a change of the hash, the vocabulary or the drawing changes what every test of the relay expects.
+test("the answer to a prompt is what it always was", () => {
+  const vocabulary = simulatedVocabulary();
+  const { ids, text } = simulatedAnswer(vocabulary, [1, 2, 3], 12);
+  expect(ids).toEqual([281, 311, 295, 272, 270, 295, 263, 286, 259, 292, 315, 182]);
+  expect(text).toBe(" flour \u0637\u0627\u062d\u0648\u0646\u0629 runs stones new runs wheel light a closes \u00f4");
+  // Another order, another beginning, one token less: everything after that is another.
+  const others = [
+    [1, 3, 2],
+    [2, 2, 3],
+    [1, 2],
+  ].map((prompt) => simulatedAnswer(vocabulary, prompt, 12).text);
+  expect(new Set([text, ...others]).size).toBe(4);
+});
+
+test("what is said is what the answer to its prompt has to be, whatever runs beside it", async () => {
+  open({ slots: 8, answerTokens: 10_000 });
+  const runs = [[1, 2, 3], [9], [4, 4]].map((prompt) => ({ prompt, run: run(prompt, { maxTokens: 300 }) }));
+  for (const { prompt, run: one } of runs) {
+    await one.end;
+    expect({ text: one.text(), ids: one.ids }).toEqual(simulatedAnswer(simulatedVocabulary(), prompt, 300));
+  }
+});
+
+// With any number of its tokens taken up, the rest is the rest, stop strings and split code points across the seam included.
+test("a continued answer is the undisturbed one", async () => {
+  open({ slots: 64, answerTokens: 10_000 });
+  const whole = run([5, 6], { maxTokens: 60 });
+  await whole.end;
+  const stop = whole.text().slice(80, 86);
+  const stopped = run([5, 6], { maxTokens: 60, stop: [stop] });
+  await stopped.end;
+  for (const changes of [{}, { stop: [stop] }]) {
+    const { ids, text } = changes.stop ? stopped : whole;
+    for (let count = 1; count < ids.length; count += 3) {
+      const rest = run([5, 6], { maxTokens: 60, continueIds: Int32Array.from(ids.slice(0, count)), ...changes });
+      expect((await rest.end).seq).toBe((await (changes.stop ? stopped : whole).end).seq);
+      expect([rest.ids, rest.text()]).toEqual([ids, text()]);
+    }
+  }
+});
+
+test("a paused answer says nothing, leaves its slot to others, and goes on where it was", async () => {
+  open({ slots: 1, answerTokens: 10_000 });
+  const one = run([5], { maxTokens: 200 });
+  await one.firstTokens;
+  one.handle.pause();
+  const had = one.events.length;
+  const other = run([6], { maxTokens: 40 });
+  await other.end;
+  expect(one.events.length).toBe(had);
+  one.handle.resume();
+  await one.end;
+  expect(one.text()).toBe(simulatedAnswer(simulatedVocabulary(), [5], 200).text);
+});
+
+// As the engine's releaser does it: whole code points, and each token with the code point that its last byte belongs to.
+test.each<[string, number[][], string[]]>([
+  ["plain", [[0x61], [0x62, 0x63]], ["a", "bc"]],
+  [
+    "a split code point",
+    [
+      [0x61, 0xc3],
+      [0xa9, 0x62],
+    ],
+    ["a\u00e9", "b"],
+  ],
+  ["one of four bytes in three", [[0xf0], [0x9f, 0x8c], [0x8a]], ["\u{1f30a}", "", ""]],
+  ["one that is never ended", [[0x61], [0xe6, 0xb0]], ["a", "\ufffd"]],
+  ["a byte that fits nowhere", [[0xa9], [0xc3], [0x61]], ["\ufffd", "\ufffda", ""]],
+  ["an overlong form", [[0xe0, 0x80], [0x80]], ["\ufffd\ufffd", "\ufffd"]],
+])("bytes become text: %s", (_, tokens, texts) => {
+  const decoding = new TextDecoding();
+  const pieces = tokens.flatMap((bytes, id) => decoding.push(id, Uint8Array.from(bytes)));
+  pieces.push(...decoding.flush());
+  expect(pieces).toEqual(texts.map((text, id) => ({ id, text })));
+});
+
 // For all texts cut into all tokens: what is released is the text before the first stop string, and never in parts of a token.
 test("stop strings are found wherever they are cut", () => {
   const tokens = fc.array(fc.string({ unit: fc.constantFrom("a", "b", "c"), minLength: 1, maxLength: 4 }), { maxLength: 12 });
@@ -161,18 +247,21 @@ test("stop strings are found wherever they are cut", () => {
       let released = "";
       let stopped = false;
       let last = 0;
-      for (const [index, piece] of pieces.entries()) {
-        const step = filter.push(index + 1, piece);
-        released += step.text;
-        if (step.text !== "" && !step.stopped) {
-          expect(step.seq).toBeGreaterThan(last);
-          expect(released).toBe(pieces.slice(0, step.seq).join(""));
-          last = step.seq;
-        }
+      for (const [id, text] of pieces.entries()) {
+        const step = filter.push([{ id, text }], true);
+        released += step.released.map((piece) => piece.text).join("");
+        expect(step.released.map((piece) => piece.id)).toEqual(step.released.map((_, index) => last + index));
+        last += step.released.length;
+        if (!step.stopped) expect(released).toBe(pieces.slice(0, last).join(""));
         stopped = step.stopped;
         if (stopped) break;
       }
-      released += stopped ? "" : filter.end();
+      released += stopped
+        ? ""
+        : filter
+            .end()
+            .map((piece) => piece.text)
+            .join("");
       const whole = pieces.join("");
       const ends = strings.map((stop) => whole.indexOf(stop)).filter((at) => at >= 0);
       expect(stopped).toBe(ends.length > 0);
