@@ -225,8 +225,8 @@ export class SimulatedInference implements Inference {
     }
     const id = sequence.speaker.next();
     this.#release(sequence, sequence.decoding.push(id, sequence.speaker.bytesOf(id)));
-    // The listener may have cancelled.
-    if (sequence.state === "running" && seq >= maxTokens) this.#finish(sequence, "length");
+    // The listener may have cancelled, or paused what is over.
+    if (sequence.state !== "over" && seq >= maxTokens) this.#finish(sequence, "length");
   }
 
   #release(sequence: Sequence, pieces: Piece[]): void {

@@ -18,8 +18,8 @@ export class Rider {
   readonly #link: Link;
   /** The answer that runs. */
   #running: Response | undefined;
-  /** Last messages of the streams of one socket. */
-  #ended = new Set<number>();
+  /** Streams that have had their last message. */
+  readonly #ended = new Set<number>();
 
   private constructor(
     readonly name: string,
@@ -98,8 +98,8 @@ export class Rider {
   /** Each stream has one last message, after which nothing of it comes; and what was gone through is counted. */
   #watch(message: ServerMessage): void {
     const [op, stream] = message;
-    if (op === Op.HELLO) this.#ended = new Set();
-    else if (stream !== 0 && op !== Op.TRUNCATED) {
+    // Streams are numbered on from socket to socket.
+    if (stream !== 0 && op !== Op.TRUNCATED) {
       if (this.#ended.has(stream)) this.tally.wrong(`${this.name}: op ${op} came after the last message of stream ${stream}`);
       if (lastOps.has(op)) this.#ended.add(stream);
     }

@@ -36,8 +36,9 @@ export class Wanderer {
   /** What becomes of it where the storm takes its own connection is nobody's concern. */
   async #visit(): Promise<void> {
     const rider = this.riders.find(({ isMidAnswer }) => isMidAnswer);
-    const answer = rider?.answer;
-    if (!rider || !answer?.id || !answer.epoch) return;
+    // Where it is may change while somebody is on the way there.
+    const { id, epoch: home } = rider?.answer ?? {};
+    if (!rider || id === undefined || home === undefined) return;
     const token = await new SignJWT({ tenant: "chaos", class: "voice" })
       .setProtectedHeader({ alg: "HS256" })
       .setSubject(rider.name)
@@ -50,13 +51,13 @@ export class Wanderer {
       told = resolve;
     });
     const { epoch } = connection.hello;
-    connection.send([Op.RESUME, 1, answer.epoch, answer.id, 0, 1]);
+    connection.send([Op.RESUME, 1, home, id, 0, 1]);
     const reply = await Promise.race([first, connection.closed]);
     connection.close();
     if (!Array.isArray(reply)) return;
-    const isHere = epoch === answer.epoch;
+    const isHere = epoch === home;
     if (reply[0] === Op.MISROUTED) this.tally.count("misroute");
     if (reply[0] === Op.MISROUTED && isHere) this.tally.wrong(`an answer of ${epoch} was sent on by its own origin`);
-    if (reply[0] === Op.RESUMED && !isHere) this.tally.wrong(`an answer of ${answer.epoch} was resumed at ${epoch}`);
+    if (reply[0] === Op.RESUMED && !isHere) this.tally.wrong(`an answer of ${home} was resumed at ${epoch}`);
   }
 }

@@ -15,7 +15,6 @@ import {
   claims,
   edge,
   epoch,
-  type Had,
   originName,
   readAnswer,
   SocketClient,

@@ -39,6 +39,8 @@ interface Run {
   ids: number[];
   end: Promise<InferenceEnd>;
   firstTokens: Promise<void>;
+  /** Called within the call that brings its last token. */
+  onTokens?: () => void;
 }
 
 function run(prompt: number[], changes: Partial<typeof request> = {}): Run {
@@ -64,6 +66,7 @@ function run(prompt: number[], changes: Partial<typeof request> = {}): Run {
       events.push(`tokens ${seq}`);
       text += piece;
       begin();
+      if (seq === changes.maxTokens) one.onTokens?.();
     },
     finished: (ending) => {
       events.push(`finished ${ending.reason}`);
@@ -76,7 +79,7 @@ function run(prompt: number[], changes: Partial<typeof request> = {}): Run {
   };
   const handle = inference.submit({ ...request, ...changes, prompt: Int32Array.from(prompt) }, listener);
   expect(events).toEqual([]);
-  return {
+  const one: Run = {
     handle,
     events,
     text: () => text,
@@ -84,6 +87,7 @@ function run(prompt: number[], changes: Partial<typeof request> = {}): Run {
     end: withDeadline(end, "the end of an answer"),
     firstTokens: withDeadline(firstTokens, "tokens"),
   };
+  return one;
 }
 
 test("the same prompt has the same answer, another prompt another", async () => {
@@ -213,6 +217,15 @@ test("a paused answer says nothing, leaves its slot to others, and goes on where
   one.handle.resume();
   await one.end;
   expect(one.text()).toBe(simulatedAnswer(simulatedVocabulary(), [5], 200).text);
+});
+
+// Whoever pauses it within its last token's call has its end all the same, and nothing after it.
+test("an answer that is paused at its last token is over", async () => {
+  open({ answerTokens: 10_000 });
+  const one = run([5], { maxTokens: 7 });
+  one.onTokens = () => one.handle.pause();
+  expect(await one.end).toMatchObject({ seq: 7, reason: "length" });
+  expect(one.text()).toBe(simulatedAnswer(simulatedVocabulary(), [5], 7).text);
 });
 
 // As the engine's releaser does it: whole code points, and each token with the code point that its last byte belongs to.
