@@ -79,7 +79,9 @@ export class Transcript {
   }
 
   /** Why this is not what the origin sent; undefined where it is. */
-  damage([, , , , textBytes, digest]: Done): string | undefined {
+  damage([, , seq, reason, textBytes, digest]: Done): string | undefined {
+    // A restart that was cancelled at once: the origin never saw what was brought to it.
+    if (reason === "cancelled" && seq < this.#seq) return undefined;
     if (textBytes === this.#digest.bytes && digest === this.#digest.value) return undefined;
     const [sent, came] = [`${textBytes} bytes (${hex(digest)})`, `${this.#digest.bytes} bytes (${hex(this.#digest.value)})`];
     return `the origin sent ${sent}, but ${came} came`;

@@ -241,12 +241,15 @@ export class Response {
     const durationMs = this.services.now() - this.#durations.receivedMs;
     this.#resume();
     const continuedTokens = options.continueIds?.length ?? 0;
+    // One that was cancelled before what it continues was computed knows no more of it than that.
+    const saidSeq = this.#log.seq < continuedTokens ? this.#log.seq : seq;
     const promptTokens = this.#prepared?.inference.prompt.length ?? 0;
-    const usage = { promptTokens, cachedTokens, completionTokens: seq, continuedTokens };
+    const usage = { promptTokens, cachedTokens, completionTokens: Math.max(seq, continuedTokens), continuedTokens };
     const { slo, parkedMs } = this.#durations;
     const timings = { queueMs: this.#preparedMs + queueMs, prefillMs, decodeMs, parkedMs, outboxMs: 0, ...this.#durations.gap(0) };
-    const end: Ending = { seq, reason, textBytes: this.#log.textBytes, digest: this.#log.digest, usage, timings, slo };
-    this.services.metrics.done(service, { reason, cachedTokens, tokens: seq - continuedTokens, durationMs, decodeMs, isGood: slo.good });
+    const end: Ending = { seq: saidSeq, reason, textBytes: this.#log.textBytes, digest: this.#log.digest, usage, timings, slo };
+    const tokens = Math.max(0, seq - continuedTokens);
+    this.services.metrics.done(service, { reason, cachedTokens, tokens, durationMs, decodeMs, isGood: slo.good });
     this.#end({ kind: "done", end });
   }
 

@@ -14,6 +14,15 @@ function done(text: string, seq: number): Done {
   return [Op.DONE, 1, seq, "stop", digest.bytes, digest.value, usage, timings, { lateTokens: 0, good: true }];
 }
 
+// A restart that is cancelled before its origin has computed what was brought to it covers less than came: nothing there is damaged.
+test("a restart that was cancelled at once is not damaged", () => {
+  const transcript = new Transcript(false, { text: "abc", seq: 3, ids: [1, 2, 3] });
+  const [op, stream, , , ...rest] = done("", 0);
+  expect(transcript.damage([op, stream, 0, "cancelled", ...rest])).toBeUndefined();
+  expect(transcript.damage([op, stream, 0, "stop", ...rest])).toMatch(/the origin sent 0 bytes/);
+  expect(transcript.damage([op, stream, 3, "cancelled", ...rest])).toMatch(/the origin sent 0 bytes/);
+});
+
 // However the origin splits, merges and repeats TOKENS, each token's text is there once and in order.
 test("any split and duplication of TOKENS yields the text once", () => {
   const token = fc.string({ unit: "grapheme", maxLength: 6 });

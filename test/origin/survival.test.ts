@@ -127,6 +127,18 @@ describe("restarting", () => {
     expect((await origin.metrics.scrape()).split("\n")).toContain("millrace_generation_tokens_total 1");
   });
 
+  test("cancelled before it is taken, a restart ends without a token of its own", async () => {
+    const { response } = origin.start(request({ key: "k", attempt: 2, continueIds: [101, 102] }));
+    response.cancel();
+    await settled();
+    expect(origin.events).toEqual([
+      [
+        "done",
+        expect.objectContaining({ seq: 0, textBytes: 0, usage: expect.objectContaining({ continuedTokens: 2, completionTokens: 2 }) }),
+      ],
+    ]);
+  });
+
   test.each([
     ["special ones", { continueIds: [101, 0] }, "continueIds has the special token 0, which no answer contains"],
     ["more than there may be", { continueIds: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10] }, "continueIds has 10 tokens, over the 9"],
