@@ -1,18 +1,21 @@
 /**
  * An inference that says words on a clock, for tests and load tests of everything but the engine. Each token is a hash of all tokens before
- * it, the prompt's included: a wrong prefix, order or count changes everything that follows. Seeds and temperatures change nothing.
+ * it, the prompt's included: a wrong prefix, order or count changes everything that follows. Seeds, temperatures, penalties and biases change
+ * nothing.
  */
 import { MillraceError } from "../shared/errors.js";
 import { limits } from "../shared/limits.js";
 import type { Admission, FinishReason } from "../shared/protocol.js";
 import { bounds } from "./bounds.js";
-import type { Vocabulary } from "./chat/vocabulary.js";
+import { isText, type Vocabulary } from "./chat/vocabulary.js";
 import type { Inference, InferenceHandle, InferenceListener, InferenceLoad, InferenceModel, InferenceRequest } from "./inference.js";
-import { type Piece, TextDecoding } from "./simulatedText.js";
-import { emptyHash, fold, Speech, simulatedVocabulary } from "./simulatedVocabulary.js";
-import { StopFilter } from "./stops.js";
+import { readVocabulary } from "./native.js";
+import { Speaker, Speech } from "./simulatedSpeech.js";
+import type { Release } from "./simulatedText.js";
+import { simulatedVocabulary } from "./simulatedVocabulary.js";
 import { Wheel } from "./wheel.js";
 
+export { simulatedAnswer } from "./simulatedSpeech.js";
 export { simulatedVocabulary } from "./simulatedVocabulary.js";
 
 export interface SimulatedOptions {
@@ -26,128 +29,102 @@ export interface SimulatedOptions {
   vocabulary?: Vocabulary;
   /** Requests that may wait for a slot. Default limits.waitingMax. */
   waitingMax?: number;
+  /** Whether each answer has a moment of its own within a step's time; without, all have their tokens at once, as an engine's step. Default true. */
+  spread?: boolean;
 }
 
 /** What the origin's flags say of it; undefined is the default. */
 export interface SimulatedConfig {
   simulatedTokensPerSecond: number;
   simulatedAnswerTokens: number;
+  /** The model in whose vocabulary it speaks: a GGUF file or a folder. Default: a small vocabulary of its own. */
+  simulatedModel?: string | undefined;
   slots: number | undefined;
   contextTokens: number | undefined;
 }
 
+/** @throws EngineError or VocabularyError saying what is wrong with the model's vocabulary. */
 export async function loadSimulated(
   config: SimulatedConfig,
   log: (line: string) => void,
 ): Promise<{ inference: Inference; vocabulary: Vocabulary }> {
-  const { simulatedTokensPerSecond: tokensPerSecond, simulatedAnswerTokens: answerTokens, slots = 32, contextTokens = 8_192 } = config;
-  log(`simulated inference: no model answers; words on a clock, ${tokensPerSecond} a second for each of ${slots} slots`);
-  const vocabulary = simulatedVocabulary();
+  const { simulatedTokensPerSecond: tokensPerSecond, simulatedAnswerTokens: answerTokens, simulatedModel } = config;
+  const { slots = 32, contextTokens = 8_192 } = config;
+  const vocabulary = simulatedModel === undefined ? simulatedVocabulary() : await readVocabulary(simulatedModel);
+  const words = simulatedModel === undefined ? "words" : `the ${vocabulary.tokens.length} tokens of ${simulatedModel}`;
+  log(`simulated inference: no model answers; ${words} on a clock, ${tokensPerSecond} a second for each of ${slots} slots`);
   return { inference: new SimulatedInference({ tokensPerSecond, answerTokens, slots, contextTokens, vocabulary }), vocabulary };
 }
 
-/** What the simulated inference answers to these prompt ids with so many tokens and no stop strings: what tests expect. */
-export function simulatedAnswer(vocabulary: Vocabulary, prompt: ArrayLike<number>, tokens: number): { ids: number[]; text: string } {
-  const speaker = new Speaker(new Speech(vocabulary), prompt);
-  const decoding = new TextDecoding();
-  const ids: number[] = [];
-  let text = "";
-  for (let count = 0; count < tokens; count++) {
-    const id = speaker.next();
-    ids.push(id);
-    for (const piece of decoding.push(id, speaker.bytesOf(id))) text += piece.text;
-  }
-  for (const piece of decoding.flush()) text += piece.text;
-  return { ids, text };
-}
-
-/** Draws one answer's tokens. */
-class Speaker {
-  #hash = emptyHash;
-  #lacking = 0;
-
-  constructor(
-    private readonly speech: Speech,
-    prompt: ArrayLike<number>,
-  ) {
-    for (let index = 0; index < prompt.length; index++) this.#hash = fold(this.#hash, prompt[index] as number);
-  }
-
-  next(): number {
-    const id = this.speech.draw(this.#hash, this.#lacking);
-    this.take(id);
-    return id;
-  }
-
-  /** One that was said elsewhere. */
-  take(id: number): void {
-    this.#hash = fold(this.#hash, id);
-    this.#lacking = this.speech.lackingAfter(id, this.#lacking);
-  }
-
-  bytesOf(id: number): Uint8Array {
-    return this.speech.bytes[id] ?? new Uint8Array();
-  }
-}
-
 interface Sequence {
-  readonly request: InferenceRequest;
   readonly listener: InferenceListener;
   readonly speaker: Speaker;
-  readonly decoding: TextDecoding;
-  readonly stops: StopFilter;
   readonly submittedMs: number;
-  startedMs: number;
-  firstMs: number;
+  readonly minTokens: number;
+  readonly maxTokens: number;
+  /** The token with which it ends by itself; 0: never. */
+  readonly endSeq: number;
+  /** Tokens that it continues, before the first of its own. */
+  readonly continued: number;
+  /** When it first got a slot, and had its first token here. */
+  startedMs: number | undefined;
+  firstMs: number | undefined;
+  /** Tokens of the answer, and of these those that were told. */
   seq: number;
-  /** Of these, released. */
-  released: number;
+  told: number;
+  /** In the line of those who wait, as it was told last; 0: it was not. */
   place: number;
-  state: "waiting" | "running" | "paused" | "over";
+  /** One that is `ending` was cancelled, and is told so in a later turn of the loop. */
+  state: "waiting" | "running" | "paused" | "ending" | "over";
 }
 
 export class SimulatedInference implements Inference {
   readonly kind = "simulated";
   readonly model: InferenceModel;
+  readonly #vocabulary: Vocabulary;
   readonly #speech: Speech;
   readonly #waiting = new Set<Sequence>();
   readonly #paused = new Set<Sequence>();
   readonly #stepMs: number;
-  /** Those that have a slot, spread over a step's time. */
+  /** Those that have a slot. */
   readonly #wheel: Wheel<Sequence>;
   #closed = false;
 
   constructor(private readonly options: SimulatedOptions) {
     this.model = { name: "simulated", contextTokens: options.contextTokens, runsOn: "a clock" };
-    this.#speech = new Speech(options.vocabulary ?? simulatedVocabulary());
+    this.#vocabulary = options.vocabulary ?? simulatedVocabulary();
+    this.#speech = Speech.of(this.#vocabulary);
     this.#stepMs = 1_000 / options.tokensPerSecond;
     this.#wheel = new Wheel(
       this.#stepMs,
+      options.spread ?? true,
       (sequence) => this.#advance(sequence),
       () => this.#startWaiting(),
     );
   }
 
   submit(request: InferenceRequest, listener: InferenceListener): InferenceHandle {
-    const total = request.prompt.length + request.maxTokens;
-    const { waitingMax = limits.waitingMax } = this.options;
-    if (total > this.model.contextTokens)
-      throw new MillraceError("context_exceeded", `${total} tokens are over the context of ${this.model.contextTokens}`);
-    if (this.#waiting.size >= waitingMax)
-      throw new MillraceError("overloaded", `${this.#waiting.size} requests wait for a slot already`, bounds.retryAfterMs);
-    if (request.logprobs !== undefined)
-      throw new MillraceError("field_invalid", "logprobs are asked for, but the simulated inference has no model and so none");
-    if (this.#closed) throw new MillraceError("draining", "the simulated inference is closed");
-    const now = performance.now();
+    this.#check(request);
+    const { prompt, stop, minTokens, maxTokens, ignoreEos, continueIds } = request;
     const sequence: Sequence = {
-      ...{ request, listener, submittedMs: now, startedMs: now, firstMs: now },
-      ...{ speaker: new Speaker(this.#speech, request.prompt), decoding: new TextDecoding(), stops: new StopFilter(request.stop) },
-      ...{ seq: 0, released: 0, place: 0, state: "waiting" as const },
+      listener,
+      speaker: new Speaker(this.#speech, prompt, stop),
+      submittedMs: performance.now(),
+      minTokens,
+      maxTokens,
+      endSeq: ignoreEos ? 0 : Math.max(this.options.answerTokens, minTokens + 1),
+      continued: continueIds.length,
+      startedMs: undefined,
+      firstMs: undefined,
+      seq: 0,
+      told: 0,
+      place: 0,
+      state: "waiting",
     };
     const admission = this.#admission(request);
     this.#waiting.add(sequence);
     this.#wheel.wake();
-    if (request.continueIds.length > 0) setImmediate(() => this.#continue(sequence));
+    if (continueIds.length > 0) setImmediate(() => this.#takeUp(sequence, continueIds));
     return {
       admission,
       cancel: () => this.#cancel(sequence),
@@ -168,10 +145,25 @@ export class SimulatedInference implements Inference {
   async close(): Promise<void> {
     this.#closed = true;
     for (const sequence of [...this.#wheel.items(), ...this.#waiting, ...this.#paused]) {
-      this.#forget(sequence);
+      this.#leave(sequence, "over");
       sequence.listener.failed("the simulated inference was closed while it answered");
     }
     this.#wheel.close();
+  }
+
+  #check({ prompt, maxTokens, logprobs, continueIds }: InferenceRequest): void {
+    const total = prompt.length + maxTokens;
+    if (total > this.model.contextTokens)
+      throw new MillraceError("context_exceeded", `${total} tokens are over the context of ${this.model.contextTokens}`);
+    if (logprobs !== undefined)
+      throw new MillraceError("field_invalid", "logprobs are asked for, but the simulated inference has no model and so none");
+    const strange = continueIds.find((id) => !isText(this.#vocabulary, id));
+    if (strange !== undefined) throw new MillraceError("field_invalid", `continueIds has token ${strange}, which no answer contains`);
+    // Who comes when there are slots does not wait for one, though the clock has yet to give it.
+    const { waitingMax = limits.waitingMax, slots } = this.options;
+    if (this.#waiting.size >= waitingMax + Math.max(0, slots - this.#wheel.size))
+      throw new MillraceError("overloaded", `${this.#waiting.size} requests wait for a slot already`, bounds.retryAfterMs);
+    if (this.#closed) throw new MillraceError("draining", "the simulated inference is closed");
   }
 
   /** A clock keeps what it can; who finds no slot waits as long as whole answers take. */
@@ -186,109 +178,98 @@ export class SimulatedInference implements Inference {
     for (const sequence of this.#waiting) {
       if (this.#wheel.size >= this.options.slots) break;
       this.#waiting.delete(sequence);
-      if (sequence.place !== -1) sequence.startedMs = performance.now();
-      sequence.place = -1;
       sequence.state = "running";
+      sequence.startedMs ??= performance.now();
       this.#wheel.add(sequence);
     }
     let place = 0;
     for (const sequence of this.#waiting) {
       place++;
-      if (sequence.place === place || sequence.place === -1) continue;
+      // Who was paused has begun already.
+      if (sequence.place === place || sequence.startedMs !== undefined) continue;
       sequence.place = place;
       sequence.listener.queued(place);
     }
     return this.#waiting.size > 0;
   }
 
-  /** What was said elsewhere is taken up, and told as if it had been said here. */
-  #continue(sequence: Sequence): void {
-    const { continueIds, maxTokens } = sequence.request;
-    for (const id of continueIds) {
-      if (sequence.state === "over") return;
-      sequence.speaker.take(id);
-      sequence.seq++;
-      this.#release(sequence, sequence.decoding.push(id, sequence.speaker.bytesOf(id)));
-    }
-    if (sequence.state !== "over" && sequence.seq >= maxTokens) this.#finish(sequence, "length");
+  /** What was said elsewhere counts as said here, and is told before all else. */
+  #takeUp(sequence: Sequence, ids: Int32Array): void {
+    // Closed meanwhile.
+    if (sequence.state === "over") return;
+    for (const id of ids) if (!this.#say(sequence, id)) return;
   }
 
   #advance(sequence: Sequence): void {
-    // What it continues is taken up first.
-    if (sequence.seq < sequence.request.continueIds.length) return;
-    const { minTokens, ignoreEos, continueIds, maxTokens } = sequence.request;
+    // What it continues comes first, with this turn of the loop.
+    if (sequence.seq < sequence.continued) return;
+    sequence.firstMs ??= performance.now();
+    // A continued one may be beyond where it would have ended.
+    if (sequence.endSeq === 0 || sequence.seq + 1 < sequence.endSeq) {
+      this.#say(sequence, sequence.speaker.next());
+      return;
+    }
+    sequence.seq++;
+    this.#finish(sequence, "stop");
+  }
+
+  /** One more token of the answer. @returns whether it goes on. */
+  #say(sequence: Sequence, id: number): boolean {
     const seq = ++sequence.seq;
-    if (seq === continueIds.length + 1) sequence.firstMs = performance.now();
-    if (seq >= this.options.answerTokens && seq > minTokens && !ignoreEos) {
-      this.#finish(sequence, "stop");
-      return;
-    }
-    const id = sequence.speaker.next();
-    this.#release(sequence, sequence.decoding.push(id, sequence.speaker.bytesOf(id)));
-    // The listener may have cancelled, or paused what is over.
-    if (sequence.state !== "over" && seq >= maxTokens) this.#finish(sequence, "length");
+    const release = sequence.speaker.take(id, seq > sequence.minTokens);
+    this.#tell(sequence, release);
+    const goesOn = !release.stopped && seq < sequence.maxTokens;
+    // The listener may have cancelled; that it paused does not keep what is over.
+    if (!goesOn && sequence.state !== "ending" && sequence.state !== "over") this.#finish(sequence, release.stopped ? "stop" : "length");
+    return goesOn;
   }
 
-  #release(sequence: Sequence, pieces: Piece[]): void {
-    const { released, stopped } = sequence.stops.push(pieces, sequence.seq > sequence.request.minTokens);
-    this.#tell(sequence, released);
-    if (stopped && sequence.state !== "over") this.#finish(sequence, "stop", true);
+  #tell(sequence: Sequence, { text, ids, ends }: Release): void {
+    if (ids.length === 0) return;
+    sequence.told += ids.length;
+    sequence.listener.tokens({ seq: sequence.told, text, ids, ends });
   }
 
-  #tell(sequence: Sequence, pieces: readonly Piece[]): void {
-    if (pieces.length === 0) return;
-    sequence.released += pieces.length;
-    const seq = sequence.released;
-    const [only] = pieces;
-    if (only && pieces.length === 1) {
-      sequence.listener.tokens({ seq, text: only.text, ids: [only.id], ends: [Buffer.byteLength(only.text)] });
-      return;
-    }
-    let bytes = 0;
-    const ends = pieces.map(({ text }) => {
-      bytes += Buffer.byteLength(text);
-      return bytes;
-    });
-    sequence.listener.tokens({ seq, text: pieces.map(({ text }) => text).join(""), ids: pieces.map(({ id }) => id), ends });
-  }
-
-  #finish(sequence: Sequence, reason: FinishReason, isStopped = false): void {
-    this.#forget(sequence);
-    if (reason !== "cancelled" && !isStopped) this.#tell(sequence, [...sequence.stops.end(), ...sequence.decoding.flush()]);
+  #finish(sequence: Sequence, reason: FinishReason): void {
+    this.#leave(sequence, "over");
+    const rest = sequence.speaker.end();
+    if (rest && reason !== "cancelled") this.#tell(sequence, rest);
+    const { submittedMs, startedMs, firstMs } = sequence;
+    const now = performance.now();
     sequence.listener.finished({
       seq: sequence.seq,
       reason,
       cachedTokens: 0,
-      queueMs: sequence.startedMs - sequence.submittedMs,
-      prefillMs: Math.max(0, sequence.firstMs - sequence.startedMs),
-      decodeMs: performance.now() - sequence.firstMs,
+      queueMs: (startedMs ?? now) - submittedMs,
+      prefillMs: startedMs === undefined || firstMs === undefined ? 0 : firstMs - startedMs,
+      decodeMs: firstMs === undefined ? 0 : now - firstMs,
     });
   }
 
   #cancel(sequence: Sequence): void {
-    if (sequence.state === "over") return;
-    this.#forget(sequence);
-    setImmediate(() => this.#finish(sequence, "cancelled"));
+    if (sequence.state === "ending" || sequence.state === "over") return;
+    this.#leave(sequence, "ending");
+    setImmediate(() => {
+      if (sequence.state === "ending") this.#finish(sequence, "cancelled");
+    });
   }
 
   /** Its slot is free for others meanwhile. */
   #pause(sequence: Sequence): void {
-    if (sequence.state === "over" || sequence.state === "paused") return;
-    this.#forget(sequence);
-    sequence.state = "paused";
+    if (sequence.state !== "waiting" && sequence.state !== "running") return;
+    this.#leave(sequence, "paused");
     this.#paused.add(sequence);
   }
 
   #resume(sequence: Sequence): void {
     if (sequence.state !== "paused") return;
-    this.#paused.delete(sequence);
-    sequence.state = "waiting";
+    this.#leave(sequence, "waiting");
     this.#waiting.add(sequence);
     this.#wheel.wake();
   }
 
-  #forget(sequence: Sequence): void {
-    sequence.state = "over";
+  #leave(sequence: Sequence, state: Sequence["state"]): void {
+    sequence.state = state;
     this.#wheel.delete(sequence);
     this.#waiting.delete(sequence);
     this.#paused.delete(sequence);

@@ -5,8 +5,8 @@
 
 /** Not much more often than this does a timer fire. */
 const tickMsMin = 2;
-/** Ticks that a timer which fires late makes up for. */
-const catchUpTicksMax = 64;
+/** What a timer that fires late makes up for: where a machine is too slow, time goes by for nobody. */
+const catchUpMsMax = 250;
 /** Successive multiples of the golden ratio's fraction fall evenly, however many there are. */
 const goldenFraction = 0.618_033_988_75;
 
@@ -17,18 +17,22 @@ export class Wheel<Item> {
   #at = 0;
   #added = 0;
   #timer: NodeJS.Timeout | undefined;
+  #isServing = false;
+  #isWoken = false;
   #lastMs = 0;
 
   /**
    * @param stepMs between two calls for one item.
+   * @param isSpread whether each item has a moment of its own; otherwise all are served at once.
    * @param onTick called before each tick; true keeps the clock going though there are no items.
    */
   constructor(
     stepMs: number,
+    isSpread: boolean,
     private readonly serve: (item: Item) => void,
     private readonly onTick: () => boolean,
   ) {
-    const count = Math.max(1, Math.floor(stepMs / tickMsMin));
+    const count = isSpread ? Math.max(1, Math.floor(stepMs / tickMsMin)) : 1;
     this.#tickMs = stepMs / count;
     this.#buckets = Array.from({ length: count }, () => new Set());
   }
@@ -43,7 +47,7 @@ export class Wheel<Item> {
 
   add(item: Item): void {
     const place = Math.floor(((this.#added++ * goldenFraction) % 1) * this.#buckets.length);
-    const bucket = this.#buckets[(this.#at + place) % this.#buckets.length] as Set<Item>;
+    const bucket = this.#buckets[place] as Set<Item>;
     bucket.add(item);
     this.#bucketOf.set(item, bucket);
   }
@@ -55,7 +59,8 @@ export class Wheel<Item> {
 
   /** There may be something to do again. */
   wake(): void {
-    if (this.#timer !== undefined) return;
+    this.#isWoken = true;
+    if (this.#timer !== undefined || this.#isServing) return;
     this.#lastMs = performance.now();
     this.#schedule();
   }
@@ -69,18 +74,23 @@ export class Wheel<Item> {
   }
 
   #run(): void {
+    this.#timer = undefined;
     const now = performance.now();
     const due = Math.floor((now - this.#lastMs) / this.#tickMs);
-    const ticks = Math.min(due, catchUpTicksMax);
+    const ticks = Math.min(due, Math.max(1, Math.floor(catchUpMsMax / this.#tickMs)));
     this.#lastMs = due > ticks ? now : this.#lastMs + due * this.#tickMs;
-    let isWaiting = false;
-    for (let tick = 0; tick < ticks; tick++) {
-      isWaiting = this.onTick();
-      const bucket = this.#buckets[this.#at] as Set<Item>;
-      this.#at = (this.#at + 1) % this.#buckets.length;
-      for (const item of bucket) this.serve(item);
-    }
-    this.#timer = undefined;
-    if (this.size > 0 || isWaiting || ticks === 0) this.#schedule();
+    // Whoever wakes it meanwhile is served next time.
+    this.#isWoken = ticks === 0;
+    this.#isServing = true;
+    for (let tick = 0; tick < ticks; tick++) this.#tick();
+    this.#isServing = false;
+    if (this.size > 0 || this.#isWoken) this.#schedule();
+  }
+
+  #tick(): void {
+    if (this.onTick()) this.#isWoken = true;
+    const bucket = this.#buckets[this.#at] as Set<Item>;
+    this.#at = (this.#at + 1) % this.#buckets.length;
+    for (const item of bucket) this.serve(item);
   }
 }

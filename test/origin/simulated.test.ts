@@ -1,11 +1,9 @@
 /** The simulated inference keeps the seam's contract: it is what everything above is tested with. */
-import * as fc from "fast-check";
 import { afterEach, expect, test } from "vitest";
 import type { InferenceEnd, InferenceHandle, InferenceListener } from "../../origin/inference.js";
-import { SimulatedInference, simulatedAnswer, simulatedVocabulary } from "../../origin/simulated.js";
-import { TextDecoding } from "../../origin/simulatedText.js";
-import { StopFilter } from "../../origin/stops.js";
+import { loadSimulated, SimulatedInference, simulatedAnswer, simulatedVocabulary } from "../../origin/simulated.js";
 import { greedy } from "../../scripts/bench/greedy.js";
+import { defaultModelPath } from "../../scripts/setup/model.js";
 import { serviceClasses } from "../../shared/classes.js";
 import { limits } from "../../shared/limits.js";
 import { withDeadline } from "./support.js";
@@ -149,7 +147,8 @@ test("cancel ends an answer once, without another token, and frees its slot", as
 test("what cannot fit, or comes when too many wait, is refused at once", async () => {
   open({ slots: 1, answerTokens: 5_000 });
   expect(() => run([1], { maxTokens: 10_000 })).toThrow(expect.objectContaining({ code: "context_exceeded" }));
-  for (let count = 0; count < limits.waitingMax; count++) run([count]).end.catch(() => {});
+  // One of them has the slot, or is about to.
+  for (let count = 0; count <= limits.waitingMax; count++) run([count]).end.catch(() => {});
   expect(() => run([1])).toThrow(expect.objectContaining({ code: "overloaded" }));
 });
 
@@ -161,21 +160,6 @@ test("closing ends what runs and what waits with failed", async () => {
   await inference.close();
   expect((await ends).map(({ status }) => status)).toEqual(["rejected", "rejected"]);
   expect(() => run([1])).toThrow(expect.objectContaining({ code: "draining" }));
-});
-
-// Values written down: a change of the hash, the vocabulary or the drawing changes what every test of the relay expects.
-test("the answer to a prompt is what it always was", () => {
-  const vocabulary = simulatedVocabulary();
-  const { ids, text } = simulatedAnswer(vocabulary, [1, 2, 3], 12);
-  expect(ids).toEqual([281, 311, 295, 272, 270, 295, 263, 286, 259, 292, 315, 182]);
-  expect(text).toBe(" flour \u0637\u0627\u062d\u0648\u0646\u0629 runs stones new runs wheel light a closes \u00f4");
-  // Another order, another beginning, one token less: everything after that is another.
-  const others = [
-    [1, 3, 2],
-    [2, 2, 3],
-    [1, 2],
-  ].map((prompt) => simulatedAnswer(vocabulary, prompt, 12).text);
-  expect(new Set([text, ...others]).size).toBe(4);
 });
 
 test("what is said is what the answer to its prompt has to be, whatever runs beside it", async () => {
@@ -228,58 +212,59 @@ test("an answer that is paused at its last token is over", async () => {
   expect(one.text()).toBe(simulatedAnswer(simulatedVocabulary(), [5], 7).text);
 });
 
-// As the engine's releaser does it: whole code points, and each token with the code point that its last byte belongs to.
-test.each<[string, number[][], string[]]>([
-  ["plain", [[0x61], [0x62, 0x63]], ["a", "bc"]],
-  [
-    "a split code point",
-    [
-      [0x61, 0xc3],
-      [0xa9, 0x62],
-    ],
-    ["a\u00e9", "b"],
-  ],
-  ["one of four bytes in three", [[0xf0], [0x9f, 0x8c], [0x8a]], ["\u{1f30a}", "", ""]],
-  ["one that is never ended", [[0x61], [0xe6, 0xb0]], ["a", "\ufffd"]],
-  ["a byte that fits nowhere", [[0xa9], [0xc3], [0x61]], ["\ufffd", "\ufffda", ""]],
-  ["an overlong form", [[0xe0, 0x80], [0x80]], ["\ufffd\ufffd", "\ufffd"]],
-])("bytes become text: %s", (_, tokens, texts) => {
-  const decoding = new TextDecoding();
-  const pieces = tokens.flatMap((bytes, id) => decoding.push(id, Uint8Array.from(bytes)));
-  pieces.push(...decoding.flush());
-  expect(pieces).toEqual(texts.map((text, id) => ({ id, text })));
+// What a client brings is told before anything else, in the queue too, and counts though the answer is cancelled there.
+test("what an answer is continued with is told though nobody has a slot for it", async () => {
+  open({ slots: 1, answerTokens: 10_000 });
+  const running = run([1], { maxTokens: 5_000 });
+  await running.firstTokens;
+  const { ids } = simulatedAnswer(simulatedVocabulary(), [5], 20);
+  const over = run([5], { maxTokens: 20, continueIds: Int32Array.from(ids) });
+  expect(await over.end).toMatchObject({ seq: 20, reason: "length" });
+  expect(over.text()).toBe(simulatedAnswer(simulatedVocabulary(), [5], 20).text);
+  const cancelled = run([5], { maxTokens: 40, continueIds: Int32Array.from(ids) });
+  cancelled.handle.cancel();
+  expect(await cancelled.end).toMatchObject({ seq: 20, reason: "cancelled" });
+  expect(cancelled.ids).toEqual(ids.slice(0, cancelled.ids.length));
+  expect(cancelled.ids.length).toBeGreaterThan(15);
+  expect(running.events.at(-1)).toMatch(/^tokens/);
+  running.handle.cancel();
+  await running.end;
 });
 
-// For all texts cut into all tokens: what is released is the text before the first stop string, and never in parts of a token.
-test("stop strings are found wherever they are cut", () => {
-  const tokens = fc.array(fc.string({ unit: fc.constantFrom("a", "b", "c"), minLength: 1, maxLength: 4 }), { maxLength: 12 });
-  const stops = fc.array(fc.string({ unit: fc.constantFrom("a", "b", "c"), minLength: 1, maxLength: 5 }), { maxLength: 3 });
-  fc.assert(
-    fc.property(tokens, stops, (pieces, strings) => {
-      const filter = new StopFilter(strings);
-      let released = "";
-      let stopped = false;
-      let last = 0;
-      for (const [id, text] of pieces.entries()) {
-        const step = filter.push([{ id, text }], true);
-        released += step.released.map((piece) => piece.text).join("");
-        expect(step.released.map((piece) => piece.id)).toEqual(step.released.map((_, index) => last + index));
-        last += step.released.length;
-        if (!step.stopped) expect(released).toBe(pieces.slice(0, last).join(""));
-        stopped = step.stopped;
-        if (stopped) break;
-      }
-      released += stopped
-        ? ""
-        : filter
-            .end()
-            .map((piece) => piece.text)
-            .join("");
-      const whole = pieces.join("");
-      const ends = strings.map((stop) => whole.indexOf(stop)).filter((at) => at >= 0);
-      expect(stopped).toBe(ends.length > 0);
-      if (!stopped) expect(released).toBe(whole);
-      else expect(strings.some((stop) => whole.startsWith(released + stop))).toBe(true);
-    }),
-  );
+test("an answer is continued with text alone", () => {
+  open();
+  for (const id of [0, 1, -1, 100_000])
+    expect(() => run([1], { continueIds: Int32Array.of(300, id) })).toThrow(
+      expect.objectContaining({ code: "field_invalid", message: `continueIds has token ${id}, which no answer contains` }),
+    );
+});
+
+// An engine's step has one moment for all; the clock has one for each, so that a crowd's tokens do not all come at once.
+test("answers have their tokens one by one, or all at once where that is asked for", async () => {
+  const moments = async (spread: boolean): Promise<number> => {
+    open({ slots: 40, tokensPerSecond: 20, spread });
+    const heard = new Set<number>();
+    const runs = Array.from({ length: 40 }, (_, id) => run([id], { maxTokens: 3 }));
+    for (const one of runs) one.onTokens = () => void heard.add(Math.round(performance.now() / 2));
+    await Promise.all(runs.map(({ end }) => end));
+    await inference.close();
+    return heard.size;
+  };
+  expect(await moments(false)).toBeLessThan(10);
+  expect(await moments(true)).toBeGreaterThan(15);
+});
+
+// A real vocabulary makes load that is like a model's: its tokens, its tokenizer, its template.
+test("it speaks in a model's vocabulary where one is given, and says so", async () => {
+  const lines: string[] = [];
+  const config = { simulatedTokensPerSecond: 5_000, simulatedAnswerTokens: 50, slots: 2, contextTokens: 4_096 };
+  const loaded = await loadSimulated({ ...config, simulatedModel: defaultModelPath() }, (line) => lines.push(line));
+  inference = loaded.inference as SimulatedInference;
+  expect(loaded.vocabulary.merges.length).toBeGreaterThan(10_000);
+  expect(lines.join()).toMatch(/no model answers; the \d{5} tokens of .*\.gguf on a clock/);
+  const one = run([1, 2, 3], { maxTokens: 400, ignoreEos: true });
+  await one.end;
+  expect(one.ids).toEqual(simulatedAnswer(loaded.vocabulary, [1, 2, 3], 400).ids);
+  expect(new Set(one.ids).size).toBeGreaterThan(200);
+  await expect(loadSimulated({ ...config, simulatedModel: "/nowhere/none.gguf" }, () => {})).rejects.toThrow(/none\.gguf cannot be opened/);
 });
