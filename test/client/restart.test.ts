@@ -221,6 +221,22 @@ describe("GOAWAY", () => {
     expect(await read(response)).toBe(answer.text);
   });
 
+  // It was going away when the socket opened: nothing is asked there at all.
+  test("that comes with HELLO", async () => {
+    const leaving: typeof home = (peer) => {
+      home(peer);
+      peer.send([Op.GOAWAY, 0, 10_000, "draining"]);
+    };
+    const link = await stage.linked([leaving, other]);
+    const response = link.start(question);
+    const { peer, stream, options } = await stage.edge.question();
+    expect(peer).toBe(await stage.edge.connected(2));
+    expect(options).toMatchObject({ attempt: 1 });
+    peer.answer(stream, ["Yes."]);
+    expect(await read(response)).toBe("Yes.");
+    expect(stage.edge.peers[0]?.received).toEqual([]);
+  });
+
   // The session grows old: a new ticket, and what is not over when the old socket ends is resumed by it.
   test("of a session that expires: answers move to the new one", async () => {
     const link = await stage.linked();

@@ -12,6 +12,17 @@ test("a refusal is not the end", () => {
   expect(response.ended).toBe(false);
 });
 
+// An answer has one stream at a time: what another one brings late is not its own.
+test("a stream that was left is not heard", () => {
+  const { response, join, hear } = answering();
+  join();
+  hear(started, tokens(1, "a"));
+  hear([Op.TOKENS, 2, 2, "b", 0, [2]], [Op.HANDOFF, 2, 2], [Op.ERROR, 2, "internal", "the engine failed", 0]);
+  response.tether.lost();
+  hear(tokens(2, "c"));
+  expect(response).toMatchObject({ text: "a", ended: false, attempts: 1 });
+});
+
 describe("what is sent", () => {
   test("a START can be sent again and be the same", () => {
     const { join } = answering({ maxTokens: 9 });
