@@ -131,7 +131,6 @@ describeInChromium("an answer survives", () => {
     const texts = [await whole(page), await whole(other)];
     expect(texts[0]).toBe(texts[1]);
     expect(undisturbed.startsWith((texts[0] as string).slice(0, 20))).toBe(true);
-    for (const each of [page, other])
-      expect(await each.locator("#transcript > li:last-child .note").innerText()).toContain("Stopped");
+    for (const each of [page, other]) expect(await each.locator("#transcript > li:last-child .note").innerText()).toContain("Stopped");
   });
 });
