@@ -11,6 +11,7 @@ import { isText, type Vocabulary } from "./chat/vocabulary.js";
 import type { Inference, InferenceHandle, InferenceListener, InferenceLoad, InferenceModel, InferenceRequest } from "./inference.js";
 import { readVocabulary } from "./native.js";
 import { Speaker, Speech } from "./simulatedSpeech.js";
+import { Stamps } from "./simulatedStamps.js";
 import type { Release } from "./simulatedText.js";
 import { simulatedVocabulary } from "./simulatedVocabulary.js";
 import { Wheel } from "./wheel.js";
@@ -31,12 +32,15 @@ export interface SimulatedOptions {
   waitingMax?: number;
   /** Whether each answer has a moment of its own within a step's time; without, all have their tokens at once, as an engine's step. Default true. */
   spread?: boolean;
+  /** In place of words, each token says when it was due: simulatedStamps.ts. Default false. */
+  stamps?: boolean;
 }
 
 /** What the origin's flags say of it; undefined is the default. */
 export interface SimulatedConfig {
   simulatedTokensPerSecond: number;
   simulatedAnswerTokens: number;
+  simulatedStamps?: boolean | undefined;
   /** The model in whose vocabulary it speaks: a GGUF file or a folder. Default: a small vocabulary of its own. */
   simulatedModel?: string | undefined;
   slots: number | undefined;
@@ -49,11 +53,11 @@ export async function loadSimulated(
   log: (line: string) => void,
 ): Promise<{ inference: Inference; vocabulary: Vocabulary }> {
   const { simulatedTokensPerSecond: tokensPerSecond, simulatedAnswerTokens: answerTokens, simulatedModel } = config;
-  const { slots = 32, contextTokens = 8_192 } = config;
+  const { simulatedStamps: stamps = false, slots = 32, contextTokens = 8_192 } = config;
   const vocabulary = simulatedModel === undefined ? simulatedVocabulary() : await readVocabulary(simulatedModel);
   const words = simulatedModel === undefined ? "words" : `the ${vocabulary.tokens.length} tokens of ${simulatedModel}`;
   log(`simulated inference: no model answers; ${words} on a clock, ${tokensPerSecond} a second for each of ${slots} slots`);
-  return { inference: new SimulatedInference({ tokensPerSecond, answerTokens, slots, contextTokens, vocabulary }), vocabulary };
+  return { inference: new SimulatedInference({ tokensPerSecond, answerTokens, slots, contextTokens, vocabulary, stamps }), vocabulary };
 }
 
 interface Sequence {
@@ -86,6 +90,7 @@ export class SimulatedInference implements Inference {
   readonly #waiting = new Set<Sequence>();
   readonly #paused = new Set<Sequence>();
   readonly #stepMs: number;
+  readonly #stamps: Stamps | undefined;
   /** Those that have a slot. */
   readonly #wheel: Wheel<Sequence>;
   #closed = false;
@@ -95,10 +100,11 @@ export class SimulatedInference implements Inference {
     this.#vocabulary = options.vocabulary ?? simulatedVocabulary();
     this.#speech = Speech.of(this.#vocabulary);
     this.#stepMs = 1_000 / options.tokensPerSecond;
+    this.#stamps = options.stamps ? new Stamps() : undefined;
     this.#wheel = new Wheel(
       this.#stepMs,
       options.spread ?? true,
-      (sequence) => this.#advance(sequence),
+      (sequence, dueMs) => this.#advance(sequence, dueMs),
       () => this.#startWaiting(),
     );
   }
@@ -200,13 +206,14 @@ export class SimulatedInference implements Inference {
     for (const id of ids) if (!this.#say(sequence, id)) return;
   }
 
-  #advance(sequence: Sequence): void {
+  #advance(sequence: Sequence, dueMs: number): void {
     // What it continues comes first, with this turn of the loop.
     if (sequence.seq < sequence.continued) return;
     sequence.firstMs ??= performance.now();
     // A continued one may be beyond where it would have ended.
     if (sequence.endSeq === 0 || sequence.seq + 1 < sequence.endSeq) {
-      this.#say(sequence, sequence.speaker.next());
+      if (this.#stamps) this.#release(sequence, this.#stamps.at(dueMs));
+      else this.#say(sequence, sequence.speaker.next());
       return;
     }
     sequence.seq++;
@@ -215,8 +222,11 @@ export class SimulatedInference implements Inference {
 
   /** One more token of the answer. @returns whether it goes on. */
   #say(sequence: Sequence, id: number): boolean {
+    return this.#release(sequence, sequence.speaker.take(id, sequence.seq + 1 > sequence.minTokens));
+  }
+
+  #release(sequence: Sequence, release: Release): boolean {
     const seq = ++sequence.seq;
-    const release = sequence.speaker.take(id, seq > sequence.minTokens);
     this.#tell(sequence, release);
     const goesOn = !release.stopped && seq < sequence.maxTokens;
     // The listener may have cancelled; that it paused does not keep what is over.

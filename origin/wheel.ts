@@ -23,13 +23,14 @@ export class Wheel<Item> {
 
   /**
    * @param stepMs between two calls for one item.
+   * @param serve is told when the item was due, on the clock of `performance.now()`.
    * @param isSpread whether each item has a moment of its own; otherwise all are served at once.
    * @param onTick called before each tick; true keeps the clock going though there are no items.
    */
   constructor(
     stepMs: number,
     isSpread: boolean,
-    private readonly serve: (item: Item) => void,
+    private readonly serve: (item: Item, dueMs: number) => void,
     private readonly onTick: () => boolean,
   ) {
     const count = isSpread ? Math.max(1, Math.floor(stepMs / tickMsMin)) : 1;
@@ -78,19 +79,20 @@ export class Wheel<Item> {
     const now = performance.now();
     const due = Math.floor((now - this.#lastMs) / this.#tickMs);
     const ticks = Math.min(due, Math.max(1, Math.floor(catchUpMsMax / this.#tickMs)));
-    this.#lastMs = due > ticks ? now : this.#lastMs + due * this.#tickMs;
+    const lastMs = this.#lastMs;
+    this.#lastMs = due > ticks ? now : lastMs + due * this.#tickMs;
     // Whoever wakes it meanwhile is served next time.
     this.#isWoken = ticks === 0;
     this.#isServing = true;
-    for (let tick = 0; tick < ticks; tick++) this.#tick();
+    for (let tick = 1; tick <= ticks; tick++) this.#tick(lastMs + tick * this.#tickMs);
     this.#isServing = false;
     if (this.size > 0 || this.#isWoken) this.#schedule();
   }
 
-  #tick(): void {
+  #tick(dueMs: number): void {
     if (this.onTick()) this.#isWoken = true;
     const bucket = this.#buckets[this.#at] as Set<Item>;
     this.#at = (this.#at + 1) % this.#buckets.length;
-    for (const item of bucket) this.serve(item);
+    for (const item of bucket) this.serve(item, dueMs);
   }
 }
