@@ -26,10 +26,11 @@ export interface ChaosStackOptions {
 interface Running {
   process: ServerProcess;
   port: number;
+  epoch: string;
 }
 
 /** One address of ORIGINS, and who answers there. */
-class OriginPlace {
+export class OriginPlace {
   proxy!: ChaosProxy;
   #current!: Running;
   #standby!: Promise<Running>;
@@ -46,6 +47,11 @@ class OriginPlace {
 
   get port(): number {
     return this.#current.port;
+  }
+
+  /** Of the run that answers now. */
+  get epoch(): string {
+    return this.#current.epoch;
   }
 
   /** Dies without a word. @param downMs how long nobody answers after that. */
@@ -146,7 +152,8 @@ async function launchOrigin(
     onErrorLine,
   });
   await launched.ready;
-  return { process: launched, port };
+  const { epoch } = (await (await fetch(`http://127.0.0.1:${port}/readyz`)).json()) as { epoch: string };
+  return { process: launched, port, epoch };
 }
 
 /** The user that the edge's assertion names, which stands in the upgrade's first bytes. */

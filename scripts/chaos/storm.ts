@@ -3,7 +3,7 @@ import { Random } from "../random.js";
 import { type Disturbance, disturbances } from "./proxy.js";
 import { Questions } from "./questions.js";
 import { Rider } from "./rider.js";
-import { ChaosStack } from "./stack.js";
+import { ChaosStack, type OriginPlace } from "./stack.js";
 import { Tally } from "./tally.js";
 import { Wanderer } from "./wanderer.js";
 
@@ -134,22 +134,32 @@ class Weather {
 
   /** In turn: an origin dies and another process has its address at once; one is told to stop; the edge dies; an origin stays away. */
   async #die(): Promise<void> {
-    const place = this.random.pick(this.stack.places);
-    const riding = this.riders.filter(({ isMidAnswer }) => isMidAnswer).length;
+    const place = this.#busiest();
+    const hit = this.#ridingAt(place);
     switch (this.#deaths++ % 5) {
       case 0:
       case 2:
-        this.tally.disturbed("origin killed", Math.ceil(riding / 2));
+        this.tally.disturbed("origin killed", hit);
         return place.kill(0);
       case 1:
-        this.tally.disturbed("origin drained", Math.ceil(riding / 2));
+        this.tally.disturbed("origin drained", hit);
         return place.roll();
       case 3:
-        this.tally.disturbed("edge killed", riding);
+        this.tally.disturbed("edge killed", this.riders.filter(({ isMidAnswer }) => isMidAnswer).length);
         return this.stack.killEdge();
       default:
-        this.tally.disturbed("origin killed, away", Math.ceil(riding / 2));
+        this.tally.disturbed("origin killed, away", hit);
         return place.kill(downMs);
     }
+  }
+
+  /** Answers between their first token and their last that this origin has. */
+  #ridingAt({ epoch }: OriginPlace): number {
+    return this.riders.filter(({ isMidAnswer, answer }) => isMidAnswer && answer?.epoch === epoch).length;
+  }
+
+  /** The origin whose end hits the most. */
+  #busiest(): OriginPlace {
+    return this.stack.places.reduce((most, each) => (this.#ridingAt(each) > this.#ridingAt(most) ? each : most));
   }
 }
