@@ -42,7 +42,9 @@ async function main(): Promise<void> {
   }
   coverage.close();
   await target.close();
-  console.log(`${runs} runs, ${corpus.length} kept, ${coverage.count} blocks: ${process.exitCode ? "something is wrong" : "nothing wrong"}`);
+  console.log(
+    `${runs} runs, ${corpus.length} kept, ${coverage.count} blocks: ${process.exitCode ? "something is wrong" : "nothing wrong"}`,
+  );
 }
 
 await runAsCommand(import.meta.url, main);

@@ -30,7 +30,14 @@ export function plausible(random: Random, known: { epoch: string; responses: rea
     [Op.START, stream, [["user", random.pick(["hi", "", "\u{1f30a}"])]], start],
     [Op.CANCEL, stream],
     [Op.PONG, 0, random.between(0, 3)],
-    [Op.RESUME, stream, random.pick([known.epoch, "gone", "other"]), random.pick(known.responses), random.between(0, 8), random.between(0, 9)],
+    [
+      Op.RESUME,
+      stream,
+      random.pick([known.epoch, "gone", "other"]),
+      random.pick(known.responses),
+      random.between(0, 8),
+      random.between(0, 9),
+    ],
     [Op.CREDIT, stream, random.between(0, 9)],
     [Op.TRUNCATE, stream, random.between(0, 20)],
   ];

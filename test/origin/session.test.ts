@@ -11,17 +11,7 @@ import { Op, type Tokens } from "../../shared/protocol.js";
 import { type FakeClient, openFake } from "./fakeClient.js";
 import { resumeContract } from "./resumeContract.js";
 import { type Carrier, sessionContract } from "./sessionContract.js";
-import {
-  claims,
-  edge,
-  epoch,
-  originName,
-  readAnswer,
-  SocketClient,
-  sign,
-  simulatedResponses,
-  type TestClient,
-} from "./support.js";
+import { claims, edge, epoch, originName, readAnswer, SocketClient, sign, simulatedResponses, type TestClient } from "./support.js";
 
 async function overFakes(options: Partial<SimulatedOptions> = {}, drainMs = 5_000): Promise<Carrier> {
   const parts = simulatedResponses(options);
