@@ -1,29 +1,19 @@
 /**
- * One WebSocket: it opens within a bound, answers PING, hands each message to its stream, and ends for one stated reason, which every
- * running answer is told. It never opens another: that is link.ts.
+ * One WebSocket: it opens within a bound, answers PING, hands each message to its stream's owner, and ends for one stated reason. Of
+ * answers' lives it knows nothing, and it never opens another: that is link.ts.
  */
 import { decodeServerMessage, encode, streamOf } from "../shared/codec.js";
 import { MillraceError } from "../shared/errors.js";
 import { limits } from "../shared/limits.js";
-import {
-  type ChatMessage,
-  type ClientMessage,
-  type HelloInfo,
-  Op,
-  type ServerMessage,
-  type StartOptions,
-  subprotocol,
-  ticketPrefix,
-} from "../shared/protocol.js";
+import { type ClientMessage, type GoawayReason, type HelloInfo, Op, type ServerMessage } from "../shared/protocol.js";
 import { clientLimits } from "./limits.js";
-import { Response } from "./response.js";
-import { fetchTicket } from "./ticket.js";
 
 /** The part of a WebSocket that is used: browsers' own and that of the package `ws` both have it. */
 export interface Socket {
   binaryType: string;
   send(bytes: Uint8Array): void;
   close(code?: number, reason?: string): void;
+  onopen: ((event: never) => void) | null;
   onmessage: ((event: never) => void) | null;
   onerror: ((event: never) => void) | null;
   onclose: ((event: never) => void) | null;
@@ -31,65 +21,69 @@ export interface Socket {
 
 export type SocketConstructor = new (url: string, protocols: string[]) => Socket;
 
-export interface ConnectOptions {
-  /** The edge's base URL. */
-  edge: string;
-  /** The customer's JWT, for an edge that takes no anonymous visitors. */
-  token?: string;
-  /** Where the runtime has none of its own (Node before 22): the package `ws`. */
-  WebSocket?: SocketConstructor;
-  /** How long the ticket, and then the socket, may take. Default limits.openMs. */
-  openMs?: number;
+/** Whose a stream is. */
+export interface StreamOwner {
+  /** Takes one of its messages. */
+  hear(message: ServerMessage): void;
+  /** One of its messages could not be read. The stream is not listened to any more. */
+  broken(reason: MillraceError): void;
+}
+
+export interface ConnectionOptions {
+  /** Where it is opened. */
+  url: string;
+  /** How long it may take until HELLO. */
+  openMs: number;
   /** Sees every message that arrives, before it is acted upon. */
   onMessage?: (message: ServerMessage) => void;
-}
-
-/** A turn of a conversation, in the form that most APIs have. */
-export interface Message {
-  role: ChatMessage[0];
-  content: string;
-}
-
-/**
- * Fetches a ticket, opens the socket and waits for HELLO.
- * @throws MillraceError the edge's or the origin's refusal, or `connection_lost` or `connection_timeout`.
- */
-export async function connect(options: ConnectOptions): Promise<Connection> {
-  const openMs = options.openMs ?? limits.openMs;
-  const WebSocket = options.WebSocket ?? (globalThis as { WebSocket?: SocketConstructor }).WebSocket;
-  if (!WebSocket) throw new TypeError("this runtime has no WebSocket: pass one to connect, such as that of the package ws");
-  const { url, ticket } = await fetchTicket(options.edge, options.token, openMs);
-  const socket = new WebSocket(url, [subprotocol, ticketPrefix + ticket]);
-  return new Promise((resolve, reject) => {
-    const connection = new Connection(socket, openMs, () => resolve(connection), options.onMessage);
-    connection.closed.then(reject);
-  });
+  /** Gives each stream its number. Default: from 1. */
+  nextStream?: () => number;
 }
 
 export class Connection {
+  /** Resolves at HELLO; rejects with the reason if the connection ends before. */
+  readonly opened: Promise<this>;
   /** Resolves when the connection has ended, with the reason. */
   readonly closed: Promise<MillraceError>;
+  /** Told, once, that the origin wants it to be replaced. */
+  onGoaway: ((reason: GoawayReason) => void) | undefined;
 
-  readonly #streams = new Map<number, Response>();
-  #lastStream = 0;
+  readonly #owners = new Map<number, StreamOwner>();
+  /** Streams that had their last message, the oldest first. */
+  readonly #over = new Set<number>();
+  readonly #nextStream: () => number;
   #hello: HelloInfo | undefined;
   #end: MillraceError | undefined;
+  #used = 0;
+  #wasReached = false;
+  #wasUseful = false;
+  #goaway: GoawayReason | undefined;
   #socketError = "";
   #heardMs = performance.now();
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #resolveOpened!: (connection: this) => void;
   #resolveClosed!: (reason: MillraceError) => void;
 
-  /** Made by `connect`. @param onOpen called at HELLO. */
+  /** Made by `connect`, over a socket that was just made. */
   constructor(
     private readonly socket: Socket,
-    openMs: number,
-    private readonly onOpen: () => void,
-    private readonly onMessage?: (message: ServerMessage) => void,
+    private readonly options: ConnectionOptions,
   ) {
+    const { openMs } = options;
+    let last = 0;
+    this.#nextStream = options.nextStream ?? (() => ++last);
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
+    this.opened = new Promise((resolve, reject) => {
+      this.#resolveOpened = resolve;
+      this.closed.then(reject);
+    });
+    this.opened.catch(() => {});
     socket.binaryType = "arraybuffer";
+    socket.onopen = () => {
+      this.#wasReached = true;
+    };
     socket.onmessage = (event: { data: unknown }) => this.#receive(event.data);
     socket.onerror = (event: { message?: string }) => {
       this.#socketError = event.message ?? "";
@@ -105,35 +99,54 @@ export class Connection {
     return this.#hello;
   }
 
+  get url(): string {
+    return this.options.url;
+  }
+
   /** Why the connection ended; undefined while it lives. */
   get ended(): MillraceError | undefined {
     return this.#end;
   }
 
-  /** Asks for an answer. It never throws: what is wrong with the question, its size included, ends the answer. */
-  start(messages: readonly (Message | ChatMessage)[], options: StartOptions = {}): Response {
-    const stream = ++this.#lastStream;
-    const response = new Response(() => this.#send([Op.CANCEL, stream]));
-    const pairs = messages.map((message): ChatMessage => ("role" in message ? [message.role, message.content] : message));
-    try {
-      if (this.#end) throw this.#end;
-      if (stream > limits.streamNumberMax)
-        throw new MillraceError("stream_reused", "this connection has used all its stream numbers: open another");
-      this.#send([Op.START, stream, pairs, options]);
-      this.#streams.set(stream, response);
-    } catch (error) {
-      response.fail(error instanceof MillraceError ? error : new MillraceError("field_invalid", String(error)));
-    }
-    return response;
+  /** The edge took the socket: what is wrong after that lies behind it. */
+  get wasReached(): boolean {
+    return this.#wasReached;
   }
 
-  /** Ends the connection and every answer that still runs on it. */
-  close(): void {
-    this.#fail(new MillraceError("closed_by_caller", "the connection was closed by its owner"), 1000);
+  /** Something of an answer came over it. */
+  get wasUseful(): boolean {
+    return this.#wasUseful;
   }
 
-  /** @throws MillraceError `frame_too_large`, before anything is sent. */
-  #send(message: ClientMessage): void {
+  /** The origin wants it to be replaced, for this reason. */
+  get goaway(): GoawayReason | undefined {
+    return this.#goaway;
+  }
+
+  /** Streams that still await their last message. */
+  get running(): number {
+    return this.#owners.size - this.#over.size;
+  }
+
+  /** Streams that it has had. */
+  get used(): number {
+    return this.#used;
+  }
+
+  /** Opens a stream with a START or RESUME. @returns its number. @throws MillraceError why it could not be sent. */
+  join(owner: StreamOwner, message: (stream: number) => ClientMessage): number {
+    if (this.#end) throw this.#end;
+    const stream = this.#nextStream();
+    if (stream > limits.streamNumberMax)
+      throw new MillraceError("stream_reused", "all stream numbers have been used: open another connection");
+    this.send(message(stream));
+    this.#used++;
+    this.#owners.set(stream, owner);
+    return stream;
+  }
+
+  /** Nothing is sent on a connection that has ended. @throws MillraceError `frame_too_large`, before anything is sent. */
+  send(message: ClientMessage): void {
     const bytes = encode(message);
     const most = this.#hello?.frameBytesMax ?? limits.frameBytesMax;
     if (bytes.length > most) {
@@ -141,6 +154,17 @@ export class Connection {
       throw new MillraceError("frame_too_large", why);
     }
     if (!this.#end) this.socket.send(bytes);
+  }
+
+  /** Ends the connection. Answers go on without it. */
+  close(): void {
+    this.#fail(new MillraceError("closed_by_caller", "the connection was closed by its owner"), 1000);
+  }
+
+  /** Ends a connection that has been silent for longer than the origin ever is: a page that slept may hold a dead one. */
+  probe(): void {
+    const silenceMs = performance.now() - this.#heardMs;
+    if (this.#hello && silenceMs > pingEveryMs(this.#hello) + clientLimits.pingLateMs) this.#fail(dead(silenceMs));
   }
 
   #receive(data: unknown): void {
@@ -159,60 +183,77 @@ export class Connection {
       const reason = error as MillraceError;
       const stream = streamOf(bytes);
       if (stream === undefined) this.#fail(reason);
-      else this.#drop(stream, reason);
+      else this.#break(stream, reason);
       return;
     }
     if (!message) return;
-    this.onMessage?.(message);
+    this.options.onMessage?.(message);
     this.#dispatch(message);
   }
 
   #dispatch(message: ServerMessage): void {
     const [op, stream] = message;
     if (op === Op.PING) {
-      this.#send([Op.PONG, 0, message[2]]);
+      this.send([Op.PONG, 0, message[2]]);
     } else if (op === Op.ERROR && stream === 0) {
       this.#fail(new MillraceError(message[2], message[3], message[4]));
     } else if (op === Op.HELLO) {
       this.#open(message[2]);
     } else if (!this.#hello) {
       this.#fail(new MillraceError("frame_malformed", `the origin's first message is op ${op} and not HELLO`));
+    } else if (op === Op.GOAWAY) {
+      this.#goAway(message[3]);
     } else {
-      const response = this.#streams.get(stream);
-      response?.apply(message);
-      if (response?.ended) this.#streams.delete(stream);
+      this.#wasUseful = true;
+      const owner = this.#owners.get(stream);
+      if (lastOps.has(op)) this.#endStream(stream);
+      owner?.hear(message);
     }
   }
 
-  /** Ends an answer that can no longer be trusted, and frees its slot. */
-  #drop(stream: number, reason: MillraceError): void {
-    const response = this.#streams.get(stream);
-    if (!response) return;
-    this.#streams.delete(stream);
-    response.fail(reason);
-    this.#send([Op.CANCEL, stream]);
+  #break(stream: number, reason: MillraceError): void {
+    const owner = this.#owners.get(stream);
+    this.#owners.delete(stream);
+    this.#over.delete(stream);
+    owner?.broken(reason);
+  }
+
+  /** Its owner may still truncate the answer, and is told. */
+  #endStream(stream: number): void {
+    if (!this.#owners.has(stream)) return;
+    this.#over.add(stream);
+    for (const oldest of this.#over) {
+      if (this.#over.size <= clientLimits.endedStreamsMax) break;
+      this.#over.delete(oldest);
+      this.#owners.delete(oldest);
+    }
+  }
+
+  #goAway(reason: GoawayReason): void {
+    if (this.#goaway) return;
+    this.#goaway = reason;
+    this.onGoaway?.(reason);
   }
 
   #open(hello: HelloInfo): void {
     if (this.#hello) return;
     this.#hello = hello;
     clearTimeout(this.#timer);
-    const every = Math.min(Math.max(hello.pingEveryMs, clientLimits.pingEveryMsMin), clientLimits.pingEveryMsMax);
-    this.#watch(every, every * clientLimits.silentPingsMax);
-    this.onOpen();
+    this.#watch(pingEveryMs(hello));
+    this.#resolveOpened(this);
   }
 
   /** The origin is never silent for longer than its PINGs are apart, so a socket that is has died without a word. */
-  #watch(everyMs: number, silenceMsMax: number): void {
+  #watch(everyMs: number): void {
     this.#timer = setTimeout(() => {
       const silenceMs = performance.now() - this.#heardMs;
-      if (silenceMs <= silenceMsMax) return this.#watch(everyMs, silenceMsMax);
-      this.#fail(new MillraceError("connection_lost", `nothing was heard for ${Math.round(silenceMs / 1_000)} s: the connection is dead`));
+      if (silenceMs <= everyMs * clientLimits.silentPingsMax) return this.#watch(everyMs);
+      this.#fail(dead(silenceMs));
     }, everyMs);
   }
 
   #lost(code: number, reason: string): MillraceError {
-    const when = this.#streams.size > 0 ? " while the answer was arriving" : this.#hello ? "" : " before it was open";
+    const when = this.running > 0 ? " while an answer was arriving" : this.#hello ? "" : " before it was open";
     const how = reason === "" ? `close code ${code}` : `close code ${code}, ${reason}`;
     const why = this.#socketError === "" ? how : `${how}, ${this.#socketError}`;
     return new MillraceError("connection_lost", `the connection broke${when}: the network, the edge or the origin went away (${why})`);
@@ -223,8 +264,18 @@ export class Connection {
     this.#end = reason;
     clearTimeout(this.#timer);
     this.socket.close(closeCode);
-    for (const response of this.#streams.values()) response.fail(reason);
-    this.#streams.clear();
+    this.#owners.clear();
+    this.#over.clear();
     this.#resolveClosed(reason);
   }
+}
+
+const lastOps: ReadonlySet<number> = new Set([Op.DONE, Op.ERROR, Op.MISROUTED, Op.EXPIRED, Op.GONE, Op.HANDOFF]);
+
+function pingEveryMs(hello: HelloInfo): number {
+  return Math.min(Math.max(hello.pingEveryMs, clientLimits.pingEveryMsMin), clientLimits.pingEveryMsMax);
+}
+
+function dead(silenceMs: number): MillraceError {
+  return new MillraceError("connection_lost", `nothing was heard for ${Math.round(silenceMs / 1_000)} s: the connection is dead`);
 }

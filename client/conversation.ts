@@ -1,60 +1,55 @@
 /** A conversation: questions, their answers, and what of them the next question carries along. */
-import type { ChatMessage, StartOptions } from "../shared/protocol.js";
-import type { Connection } from "./connection.js";
+import type { ChatMessage } from "../shared/protocol.js";
+import type { AskOptions } from "./link.js";
 import type { Response } from "./response.js";
 
-interface Turn {
+/** A question and the last attempt at an answer; none where none was asked for yet, or is known any more. */
+export interface Turn {
   readonly question: string;
-  /** The last attempt at an answer; undefined until one was sent. */
-  response: Response | undefined;
+  answer?: Pick<Response, "heard">;
 }
 
 export class Conversation {
-  #turns: Turn[] = [];
+  readonly #turns: Turn[];
 
   /**
-   * @param connection gives the connection to ask on, a new one where the last was lost.
-   * @param options of every START.
+   * @param start asks, as `Link.start` does.
+   * @param options of every question.
+   * @param before what was said already.
    */
   constructor(
-    private readonly connection: () => Promise<Connection>,
-    private readonly options: StartOptions = {},
+    private readonly start: (messages: ChatMessage[], options: AskOptions) => Response,
+    private readonly options: AskOptions = {},
     private readonly system?: string,
-  ) {}
+    before: readonly Turn[] = [],
+  ) {
+    this.#turns = [...before];
+  }
 
-  /** Asks the next question. @throws MillraceError where there is no connection; `retry` then asks it again. */
-  ask(question: string): Promise<Response> {
-    this.#turns.push({ question, response: undefined });
-    return this.#send();
+  /** Asks the next question. */
+  ask(question: string): Response {
+    this.#turns.push({ question });
+    return this.retry();
   }
 
   /** Asks the last question again, with its answer forgotten. */
-  retry(): Promise<Response> {
-    return this.#send();
-  }
-
-  /** What the next START would send. An answer that was cut short counts as far as it came. */
-  get messages(): ChatMessage[] {
-    return this.#messagesOf(this.#turns);
-  }
-
-  async #send(): Promise<Response> {
-    const turns = this.#turns;
-    const turn = turns.at(-1);
+  retry(): Response {
+    const turn = this.#turns.at(-1);
     if (!turn) throw new Error("there is no question to ask");
-    turn.response = undefined;
-    const connection = await this.connection();
-    turn.response = connection.start(this.#messagesOf(turns), this.options);
-    return turn.response;
+    delete turn.answer;
+    const response = this.start(this.messages, this.options);
+    turn.answer = response;
+    return response;
   }
 
-  #messagesOf(turns: readonly Turn[]): ChatMessage[] {
+  /** What the next START would send. An answer that was cut short counts as far as it came, a truncated one as far as it was heard. */
+  get messages(): ChatMessage[] {
     const messages: ChatMessage[] = this.system === undefined ? [] : [["system", this.system]];
-    for (const { question, response } of turns) {
+    for (const { question, answer } of this.#turns) {
       // A question that got no answer joins the next one: many chat templates refuse two user turns in a row.
       const unanswered = messages.at(-1)?.[0] === "user" ? messages.pop() : undefined;
       messages.push(["user", unanswered ? `${unanswered[1]}\n\n${question}` : question]);
-      if (response && response.text !== "") messages.push(["assistant", response.text]);
+      if (answer && answer.heard !== "") messages.push(["assistant", answer.heard]);
     }
     return messages;
   }

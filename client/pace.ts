@@ -1,7 +1,9 @@
 /** What a reader felt of one answer's speed, in milliseconds of the reader's own monotonic clock. */
 export interface Measures {
-  /** From START to the first text; undefined until there is some. */
+  /** From asking to the first text; undefined until there is some, and for an answer that was asked in an earlier page. */
   firstTokenMs: number | undefined;
+  /** Of the time from START to the first token, what the origin did not account for: the way there and back. Known at the end. */
+  networkMs: number | undefined;
   /** Tokens that have arrived, those without text of their own included. */
   tokens: number;
   /** After the first text; undefined until a second frame has come. */
@@ -13,13 +15,26 @@ export interface Measures {
 
 /** Measures arrivals. Owns no clock: the caller says when. */
 export class Pace {
+  #sentMs: number | undefined;
   #firstMs: number | undefined;
   #firstTokens = 0;
   #lastMs = 0;
-  #tokens = 0;
+  #tokens: number;
+  #networkMs: number | undefined;
   readonly #gapsMs: number[] = [];
 
-  constructor(private readonly startedMs: number) {}
+  /** @param askedMs undefined where the question was asked in another page. @param tokens that came before. */
+  constructor(
+    private readonly askedMs: number | undefined,
+    tokens = 0,
+  ) {
+    this.#tokens = tokens;
+  }
+
+  /** A START went out that was not sent before. */
+  sent(nowMs: number): void {
+    if (this.#firstMs === undefined) this.#sentMs = nowMs;
+  }
 
   /** A frame brought the answer to `tokens` tokens at `nowMs`. */
   arrived(tokens: number, nowMs: number): void {
@@ -33,12 +48,18 @@ export class Pace {
     this.#tokens = tokens;
   }
 
+  /** The origin told which part of the first token's wait, in milliseconds, was its own. Durations are compared, never clocks. */
+  explained(originMs: number): void {
+    if (this.#firstMs !== undefined && this.#sentMs !== undefined) this.#networkMs = Math.max(0, this.#firstMs - this.#sentMs - originMs);
+  }
+
   measures(): Measures {
     const later = this.#tokens - this.#firstTokens;
     const sorted = this.#gapsMs.toSorted((a, b) => a - b);
     const seconds = (this.#lastMs - (this.#firstMs ?? 0)) / 1_000;
     return {
-      firstTokenMs: this.#firstMs === undefined ? undefined : this.#firstMs - this.startedMs,
+      firstTokenMs: this.#firstMs === undefined || this.askedMs === undefined ? undefined : this.#firstMs - this.askedMs,
+      networkMs: this.#networkMs,
       tokens: this.#tokens,
       tokensPerSecond: sorted.length > 0 && seconds > 0 ? later / seconds : undefined,
       gapP50Ms: percentile(sorted, later, 0.5),

@@ -1,82 +1,146 @@
 /**
- * One answer, as its reader sees it. It is pulled, never pushed: what has arrived waits here until the reader asks. Text that came is
- * kept whatever happens afterwards.
+ * One answer, as its reader sees it: one unbroken iterator, whatever becomes of sockets and origins. It is pulled, never pushed: what has
+ * arrived waits here until the reader asks. Text that came is kept whatever happens afterwards.
  */
-import { Digest } from "../shared/digest.js";
 import { MillraceError } from "../shared/errors.js";
-import {
-  type Admission,
-  type Done,
-  type FinishReason,
-  type Logprobs,
-  Op,
-  type ServerMessage,
-  type Timings,
-  type Tokens,
-  type Usage,
-} from "../shared/protocol.js";
+import { type Admission, type Done, type FinishReason, Op, type Slo, type Timings, type Usage } from "../shared/protocol.js";
+import type { Asked, KeptWhereabouts } from "./attach.js";
+import { Credit } from "./credit.js";
 import { clientLimits } from "./limits.js";
 import { type Measures, Pace } from "./pace.js";
+import { watchHidden } from "./page.js";
+import { type Keeper, Tether, type TetherEvents } from "./tether.js";
+import { beginning, type KeptText, type TokenLogprobs, Transcript } from "./transcript.js";
 
 export interface Finished {
   reason: FinishReason;
   usage: Usage;
-  timings: Timings;
+  /** On the origin's clock. Undefined, as `slo`, where it was stopped and no origin had it that could tell. */
+  timings: Timings | undefined;
+  slo: Slo | undefined;
 }
 
-/** A token's log-probability in the model's own distribution, and the likeliest tokens' in falling order. */
-export interface TokenLogprobs {
-  id: number;
-  logprob: number;
-  top: { id: number; logprob: number }[];
+/** How an answer is read. Nothing of it is sent. */
+export interface Reading {
+  /**
+   * How many tokens may come beyond the last that the reader took; without it, all. An answer that has come so far waits for its reader,
+   * but for limits.parkedMs at most, and then ends with `credit_exhausted`. The reader is the iterator; where there is none, whoever
+   * reads `text` or awaits `done` takes everything as it comes.
+   */
+  window?: number;
+  /** The window stands still while the page is hidden; one that is not given is clientLimits.hiddenWindowTokens. */
+  pauseWhenHidden?: boolean;
+}
+
+/** What leads a reloaded page back to its answer. It is JSON, and a secret like the resume token in it. */
+export interface Kept extends KeptWhereabouts, KeptText {
+  version: 1;
+  asked: Asked;
+  reading: Reading;
+  promptTokens: number;
+  droppedTurns: number;
+  truncatedAt?: number;
 }
 
 export class Response implements AsyncIterable<string> {
-  /** Settles once: with how the answer ended, or with the MillraceError that ended it. Leaving it alone is allowed. */
-  readonly done: Promise<Finished>;
   /** Called when the place in the queue changes; 1 is the next to run. */
   onQueued: ((place: number) => void) | undefined;
+  /** For Link. */
+  readonly tether: Tether;
 
-  #text = "";
-  #logprobs: TokenLogprobs[] = [];
-  #logprobsSeq = 0;
-  #seq = 0;
-  #digest = new Digest();
-  #pace: Pace;
-  #id: string | undefined;
-  #promptTokens = 0;
+  readonly #transcript: Transcript;
+  readonly #credit: Credit;
+  readonly #pace: Pace;
+  readonly #done: Promise<Finished>;
+  readonly #unwatch: () => void;
+  #promptTokens: number;
+  #droppedTurns: number;
+  #truncatedAt: number | undefined;
   #admission: Admission | undefined;
-  #droppedTurns = 0;
+  /** What `truncate` asked for, in bytes. */
+  #heardBytes = Number.POSITIVE_INFINITY;
   #finished: Finished | undefined;
   #error: MillraceError | undefined;
   #cancelTimer: ReturnType<typeof setTimeout> | undefined;
+  /** In which attempt the first token came; 0: in an earlier page. */
+  #firstAttempt: number | undefined;
+  #readers = 0;
+  #isReadWhole = false;
   #waiting: (() => void)[] = [];
   #resolve!: (finished: Finished) => void;
   #reject!: (error: MillraceError) => void;
 
-  /** @param sendCancel sends this stream's CANCEL. Made by Connection.start, nobody else. */
-  constructor(private readonly sendCancel: () => void) {
-    this.#pace = new Pace(performance.now());
-    this.done = new Promise((resolve, reject) => {
+  /** Made by Link. @param keeper finds its connections. @throws MillraceError `field_invalid` for a window that is none. */
+  constructor(
+    private readonly asked: Asked,
+    private readonly reading: Reading,
+    keeper: Keeper,
+    kept?: Kept,
+  ) {
+    const { window, pauseWhenHidden = false } = reading;
+    const hiddenWindow = pauseWhenHidden ? clientLimits.hiddenWindowTokens : undefined;
+    this.#transcript = new Transcript((asked.options.logprobs ?? 0) > 0, kept);
+    this.#credit = new Credit(window ?? hiddenWindow, (seqMax) => this.tether.credit(seqMax), kept?.seq);
+    if (kept && kept.seq > 0) this.#firstAttempt = 0;
+    this.#pace = new Pace(kept ? undefined : performance.now(), kept?.seq);
+    this.#promptTokens = kept?.promptTokens ?? 0;
+    this.#droppedTurns = kept?.droppedTurns ?? 0;
+    this.#truncatedAt = kept?.truncatedAt;
+    this.tether = new Tether(asked, this.#transcript, () => this.#credit.renew(), this.#events(), keeper, kept);
+    this.#done = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
-    this.done.catch(() => {});
+    this.#done.catch(() => {});
+    this.#unwatch = pauseWhenHidden ? watchHidden((isHidden) => this.#credit.hold(isHidden)) : () => {};
   }
 
-  /** All text so far. */
+  /** Settles once: with how the answer ended, or with the MillraceError that ended it. Leaving it alone is allowed. */
+  get done(): Promise<Finished> {
+    this.#readWhole();
+    return this.#done;
+  }
+
+  /** All text so far, also what lies beyond `truncatedAt`. */
   get text(): string {
-    return this.#text;
+    this.#readWhole();
+    return this.#transcript.text;
   }
 
-  /** One a token, where START asked for `logprobs`. */
+  /** The text as far as it is not truncated: what a conversation goes on from. */
+  get heard(): string {
+    const bytesMax = Math.min(this.#truncatedAt ?? Number.POSITIVE_INFINITY, this.#heardBytes);
+    return bytesMax === Number.POSITIVE_INFINITY ? this.#transcript.text : beginning(this.#transcript.text, bytesMax);
+  }
+
+  /** After so many bytes of its text the answer counts as ended; undefined where it was not truncated. */
+  get truncatedAt(): number | undefined {
+    return this.#truncatedAt;
+  }
+
+  /** One a token, where START asked for `logprobs`; those of this page alone. */
   get logprobs(): readonly TokenLogprobs[] {
-    return this.#logprobs;
+    return this.#transcript.logprobs;
   }
 
-  /** The origin's name for this answer, once it has been taken. */
+  /** The last token that has come. */
+  get seq(): number {
+    return this.#transcript.seq;
+  }
+
+  /** The origin's name for this answer, once it has been taken; of the last attempt. */
   get id(): string | undefined {
-    return this.#id;
+    return this.tether.id;
+  }
+
+  /** The run of the origin to which it was sent. */
+  get epoch(): string | undefined {
+    return this.tether.home?.epoch;
+  }
+
+  /** One more than the origins that were lost under it. */
+  get attempts(): number {
+    return this.tether.attempt;
   }
 
   /** What was promised, or how long it is expected to wait for a promise; once it has been taken. */
@@ -106,6 +170,11 @@ export class Response implements AsyncIterable<string> {
     return this.#finished?.timings;
   }
 
+  /** Whether the promise was kept. */
+  get slo(): Slo | undefined {
+    return this.#finished?.slo;
+  }
+
   /** Durations on this machine's clock, at any time. */
   get measures(): Measures {
     return this.#pace.measures();
@@ -119,14 +188,30 @@ export class Response implements AsyncIterable<string> {
     return this.#finished !== undefined || this.#error !== undefined;
   }
 
-  /** Asks the origin to stop. `done` says when it has; an answer that has ended stays as it ended. */
+  /** Asks for the end, as soon as there is a connection. `done` says when it is reached; what has ended stays as it ended. */
   cancel(): void {
-    if (this.ended || this.#cancelTimer !== undefined) return;
-    this.#cancelTimer = setTimeout(
-      () => this.fail(new MillraceError("connection_timeout", `the origin did not confirm the stop within ${clientLimits.cancelMs} ms`)),
-      clientLimits.cancelMs,
-    );
-    this.sendCancel();
+    if (this.ended || this.#cancelTimer !== undefined || !this.tether.cancel()) return;
+    const why = `the origin did not confirm the stop within ${clientLimits.cancelMs} ms`;
+    this.#cancelTimer = setTimeout(() => this.#fail(new MillraceError("connection_timeout", why)), clientLimits.cancelMs);
+  }
+
+  /**
+   * The user heard, or read, the first `textBytes` bytes of UTF-8: the answer ends there, for everybody who follows it and for the
+   * conversation. Allowed after its end too; an origin that does not keep it any more knows nothing of it then.
+   * @throws RangeError for what is no number of bytes.
+   */
+  truncate(textBytes: number): void {
+    if (!Number.isSafeInteger(textBytes) || textBytes < 0) throw new RangeError(`textBytes is ${textBytes}, not a number of bytes from 0`);
+    this.#heardBytes = Math.min(this.#heardBytes, textBytes);
+    this.tether.truncate(textBytes);
+  }
+
+  /** For `Link.adopt`, in a page that takes this one's place or stands beside it. */
+  kept(): Kept {
+    const { asked, reading } = this;
+    const [promptTokens, droppedTurns] = [this.#promptTokens, this.#droppedTurns];
+    const truncated = this.#truncatedAt === undefined ? {} : { truncatedAt: this.#truncatedAt };
+    return { version: 1, asked, reading, ...this.tether.kept, ...this.#transcript.kept, promptTokens, droppedTurns, ...truncated };
   }
 
   /**
@@ -135,11 +220,18 @@ export class Response implements AsyncIterable<string> {
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<string, void, void> {
     let read = 0;
+    let takenSeq = 0;
+    this.#readers++;
     try {
       for (;;) {
-        if (read < this.#text.length) {
-          const delta = this.#text.slice(read);
-          read = this.#text.length;
+        const { text, seq } = this.#transcript;
+        const isEverythingRead = read === text.length;
+        // Whoever comes for more is done with what it had; tokens that have no text are nothing to wait for.
+        this.#credit.consumed(isEverythingRead ? seq : takenSeq);
+        if (!isEverythingRead) {
+          const delta = text.slice(read);
+          read = text.length;
+          takenSeq = seq;
           yield delta;
         } else if (this.#error) {
           throw this.#error;
@@ -150,72 +242,82 @@ export class Response implements AsyncIterable<string> {
         }
       }
     } finally {
+      this.#readers--;
       this.cancel();
     }
   }
 
-  /** Takes one of the stream's messages. For Connection. */
-  apply(message: ServerMessage): void {
-    if (this.ended) return;
-    if (message[0] === Op.TOKENS) this.#append(message);
-    else if (message[0] === Op.LOGPROBS) this.#appendLogprobs(message);
-    else if (message[0] === Op.STARTED) [, , this.#id, this.#promptTokens, this.#droppedTurns, this.#admission] = message;
-    else if (message[0] === Op.QUEUED) this.onQueued?.(message[2]);
-    else if (message[0] === Op.DONE) this.#finish(message);
-    else if (message[0] === Op.ERROR) this.fail(new MillraceError(message[2], message[3], message[4]));
+  #events(): TetherEvents {
+    return {
+      sent: () => this.#pace.sent(performance.now()),
+      taken: (said) => {
+        if (said[0] === Op.STARTED) [, , , this.#promptTokens, this.#droppedTurns, this.#admission] = said;
+        else [, , , , this.#promptTokens, this.#droppedTurns] = said;
+      },
+      queued: (place) => this.onQueued?.(place),
+      grew: () => this.#grew(),
+      truncated: (textBytes) => {
+        this.#truncatedAt = Math.min(textBytes, this.#truncatedAt ?? textBytes);
+      },
+      done: (message) => this.#finish(message),
+      failed: (error) => this.#fail(error),
+      stopped: () => this.#stopped(),
+    };
   }
 
-  /** Ends the answer with an error, unless it has ended. For Connection. */
-  fail(error: MillraceError): void {
+  #grew(): void {
+    const { seq } = this.#transcript;
+    this.#pace.arrived(seq, performance.now());
+    this.#firstAttempt ??= this.tether.attempt;
+    if (this.#isReadWhole && this.#readers === 0) this.#credit.consumed(seq);
+    this.#wake();
+  }
+
+  /** Somebody takes what comes without pulling it. */
+  #readWhole(): void {
+    if (this.#isReadWhole) return;
+    this.#isReadWhole = true;
+    if (this.#readers === 0) this.#credit.consumed(this.#transcript.seq);
+  }
+
+  #finish(message: Done): void {
+    const damage = this.#transcript.damage(message);
+    if (damage !== undefined) {
+      this.#fail(new MillraceError("answer_damaged", `the answer arrived damaged: ${damage}; ask again`));
+      return;
+    }
+    const [, , , reason, , , usage, timings, slo] = message;
+    // The first token's wait is explained only by the origin that it came from.
+    if (this.#firstAttempt === this.tether.attempt) this.#pace.explained(timings.queueMs + timings.prefillMs + timings.outboxMs);
+    this.#end({ reason, usage, timings, slo });
+  }
+
+  #stopped(): void {
+    const usage = { promptTokens: this.#promptTokens, cachedTokens: 0, completionTokens: this.#transcript.seq, continuedTokens: 0 };
+    this.#end({ reason: "cancelled", usage, timings: undefined, slo: undefined });
+  }
+
+  #end(finished: Finished): void {
+    if (this.ended) return;
+    this.#finished = finished;
+    this.#resolve(finished);
+    this.#settle();
+  }
+
+  #fail(error: MillraceError): void {
     if (this.ended) return;
     this.#error = error;
     this.#reject(error);
     this.#settle();
   }
 
-  #append([, , seq, text]: Tokens): void {
-    if (seq <= this.#seq) return;
-    this.#seq = seq;
-    this.#pace.arrived(seq, performance.now());
-    if (text === "") return;
-    this.#digest.update(utf8.encode(text));
-    this.#text += text;
-    this.#wake();
-  }
-
-  #appendLogprobs([, , seq, tokens]: Logprobs): void {
-    if (seq <= this.#logprobsSeq) return;
-    this.#logprobsSeq = seq;
-    for (const row of tokens) {
-      const pairs = Array.from({ length: row.length / 2 }, (_, index) => ({ id: row[2 * index] ?? 0, logprob: row[2 * index + 1] ?? 0 }));
-      const [own = { id: 0, logprob: 0 }, ...top] = pairs;
-      this.#logprobs.push({ ...own, top });
-    }
-  }
-
-  #finish([, , , reason, textBytes, digest, usage, timings]: Done): void {
-    if (textBytes === this.#digest.bytes && digest === this.#digest.value) {
-      this.#finished = { reason, usage, timings };
-      this.#resolve(this.#finished);
-      this.#settle();
-      return;
-    }
-    const [sent, came] = [`${textBytes} bytes (${hex(digest)})`, `${this.#digest.bytes} bytes (${hex(this.#digest.value)})`];
-    this.fail(new MillraceError("answer_damaged", `the answer arrived damaged: the origin sent ${sent}, but ${came} came; ask again`));
-  }
-
   #settle(): void {
     clearTimeout(this.#cancelTimer);
+    this.#unwatch();
     this.#wake();
   }
 
   #wake(): void {
     for (const resolve of this.#waiting.splice(0)) resolve();
   }
-}
-
-const utf8 = new TextEncoder();
-
-function hex(digest: number): string {
-  return digest.toString(16).padStart(8, "0");
 }

@@ -32,8 +32,19 @@ export const bounds = {
   tenantsMax: 10_000,
   tenantWeightMin: 0.001,
   tenantWeightMax: 1_000,
-  /** Tokens in one LOGPROBS; more go as several. */
+  /** Tokens in one LOGPROBS, and in one TOKENS; more go as several. */
   logprobsTokensMax: 256,
+  tokensAFrameMax: 1_024,
+  /** How long an answer that has ended keeps its text, and what all of them may take; the oldest go first. */
+  logsKeptMs: 120_000,
+  logsKeptBytesMax: 67_108_864,
+  /** How long it is known after that how it ended, and of how many answers. */
+  tombstonesKeptMs: 600_000,
+  tombstonesMax: 65_536,
+  /** Ended answers that one socket may still cancel or truncate. */
+  endedStreamsMax: 64,
+  /** How long a socket without answers stays after GOAWAY, for its client to open the next one first. */
+  goawayLingerMs: 2_000,
 } as const;
 
 /** What a START that says nothing is sampled with: SmolLM2's model card suggests temperature 0.2 and top-p 0.9; all else is off. */

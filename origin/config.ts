@@ -28,6 +28,7 @@ export interface Config {
   drainMs: number;
   simulatedTokensPerSecond: number;
   simulatedAnswerTokens: number;
+  simulatedStamps: boolean;
 }
 
 /** A flag or variable is wrong; the message names it, its value and what it takes. */
@@ -51,6 +52,7 @@ const flags = {
   "drain-ms": `N          how long SIGTERM lets answers finish (${limits.drainMs})`,
   "simulated-rate": "N          simulated tokens per second and answer (50)",
   "simulated-answer": "N          tokens after which a simulated answer ends (256)",
+  "simulated-stamps": "0|1        1: each simulated token says when it was due (0)",
 } as const;
 
 type Flag = keyof typeof flags;
@@ -81,12 +83,13 @@ export function readConfig(args: readonly string[], env: Readonly<Record<string,
     threads: integer("threads", 1, 1_024),
     contextTokens: integer("ctx", 16, 1 << 24),
     kvMemoryBytes: parseBytes("kv-memory", read("kv-memory")),
-    slots: integer("slots", 1, 4_096),
+    slots: integer("slots", 1, inference === "simulated" ? bounds.socketsMax : 4_096),
     kvType: parseKvType(read("kv-type")),
     terms: loadTerms(read("classes")),
     drainMs: integer("drain-ms", 0, 3_600_000) ?? limits.drainMs,
     simulatedTokensPerSecond: integer("simulated-rate", 1, 100_000) ?? 50,
     simulatedAnswerTokens: integer("simulated-answer", 1, 1 << 24) ?? 256,
+    simulatedStamps: integer("simulated-stamps", 0, 1) === 1,
   };
 }
 

@@ -15,15 +15,15 @@ export interface HttpAnswer {
 
 export type HttpRoutes = (method: string, path: string) => HttpAnswer | Promise<HttpAnswer>;
 
-/** `/healthz` says that the process lives, `/readyz` that it takes new work. */
-export function httpRoutes(state: () => OriginState, metrics: Metrics): HttpRoutes {
+/** `/healthz` says that the process lives, `/readyz` whether it takes new work, and which run of it this is: the edge probes it. */
+export function httpRoutes(state: () => OriginState, epoch: string, metrics: Metrics): HttpRoutes {
   return (method, path) => {
     if (method !== "get" && method !== "head") return notFound(method, path);
     switch (path) {
       case "/healthz":
         return text(200, "ok\n");
       case "/readyz":
-        return state() === "ready" ? text(200, "ready\n") : text(503, `${state()}\n`);
+        return json(state() === "ready" ? 200 : 503, { state: state(), epoch });
       case "/metrics":
         return metrics.scrape().then((body) => ({ ...text(200, body), type: metrics.contentType }));
       case "/v1/stream":
@@ -39,7 +39,11 @@ export function httpRoutes(state: () => OriginState, metrics: Metrics): HttpRout
 /** An error as HTTP says it. */
 export function refusal(error: MillraceError): HttpAnswer {
   const { code, message, status, retryAfterMs } = error;
-  return { status, type: "application/json", body: JSON.stringify({ error: { code, message } }), retryAfterMs };
+  return { ...json(status, { error: { code, message } }), retryAfterMs };
+}
+
+function json(status: number, value: object): HttpAnswer {
+  return { status, type: "application/json", body: JSON.stringify(value), retryAfterMs: 0 };
 }
 
 function notFound(method: string, path: string): HttpAnswer {

@@ -47,6 +47,8 @@ export interface InferenceRequest {
   /** How many likeliest tokens are told with each; undefined: no log-probabilities at all. */
   logprobs: number | undefined;
   format: CompiledFormat | undefined;
+  /** Tokens that the answer has already, sampled elsewhere: they count as generated. */
+  continueIds: Int32Array;
   /** Whose line it waits in. */
   class: ClassName;
   /** Asked for, counted from `submit`. */
@@ -64,18 +66,30 @@ export interface TokenLogprobs {
   top: { id: number; logprob: number }[];
 }
 
+/** Tokens that may be shown now. Those of `continueIds` come first, as any others. */
+export interface Released {
+  /** Of the last. */
+  seq: number;
+  /** Whole code points, perhaps none. */
+  text: string;
+  ids: readonly number[];
+  /** Where the text of each ends, in bytes of `text` as UTF-8; the last is all of it. */
+  ends: readonly number[];
+  /** One each, where asked for. */
+  logprobs?: readonly TokenLogprobs[];
+}
+
 export interface InferenceListener {
   /** Waiting for a slot; `place` 1 is the next to run. */
   queued(place: number): void;
-  /** Tokens up to `seq` are released with this text (whole code points, perhaps none), and with their log-probabilities where asked for. */
-  tokens(seq: number, text: string, logprobs?: TokenLogprobs[]): void;
+  tokens(released: Released): void;
   finished(end: InferenceEnd): void;
   /** The engine ended the answer for a reason of its own. */
   failed(why: string): void;
 }
 
 export interface InferenceEnd {
-  /** Every sampled token counts, the end-of-turn token too. */
+  /** Every sampled token counts, the end-of-turn token and `continueIds` too. */
   seq: number;
   reason: FinishReason;
   /** Of the prompt's tokens, those that were in memory already. */
@@ -90,6 +104,10 @@ export interface InferenceHandle {
   readonly admission: Admission;
   /** Ends the answer with reason `cancelled`; no tokens follow. After the end it does nothing. */
   cancel(): void;
+  /** Nobody takes its tokens for now: one may still come, then none until `resume`. Others may have its place meanwhile. */
+  pause(): void;
+  /** It goes on with the token that it would have had. */
+  resume(): void;
 }
 
 export interface InferenceLoad {

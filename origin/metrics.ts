@@ -23,6 +23,8 @@ export class Metrics {
   readonly #generation = this.#counter("millrace_generation_tokens_total", "Tokens sampled for ended answers", []);
   readonly #success = this.#counter("millrace_request_success_total", "Answers that ended with DONE", ["finished_reason"]);
   readonly #failure = this.#counter("millrace_request_failure_total", "Answers that ended with ERROR", ["code"]);
+  readonly #slo = this.#counter("millrace_slo_total", "Answers that ended with DONE, by whether their promise was kept", ["class", "good"]);
+  readonly #abandoned = this.#counter("millrace_abandoned_total", "Answers that nobody came back for within their grace", []);
   readonly #refused = this.#counter("millrace_upgrades_refused_total", "WebSocket upgrades refused", ["code"]);
   #load: (() => InferenceLoad) | undefined;
   #sockets: () => { open: number; backpressured: number } = () => ({ open: 0, backpressured: 0 });
@@ -66,13 +68,18 @@ export class Metrics {
 
   done(
     name: ClassName,
-    answer: { reason: FinishReason; cachedTokens: number; tokens: number; durationMs: number; decodeMs: number },
+    answer: { reason: FinishReason; cachedTokens: number; tokens: number; durationMs: number; decodeMs: number; isGood: boolean },
   ): void {
     this.#success.inc({ finished_reason: answer.reason });
+    this.#slo.inc({ class: name, good: String(answer.isGood) });
     this.#cached.inc(answer.cachedTokens);
     this.#generation.inc(answer.tokens);
     this.#duration.observe({ class: name }, answer.durationMs / 1_000);
     if (answer.tokens > 1) this.#tpot.observe({ class: name }, answer.decodeMs / (answer.tokens - 1) / 1_000);
+  }
+
+  abandoned(): void {
+    this.#abandoned.inc();
   }
 
   failed(code: string): void {

@@ -3,7 +3,7 @@ import { Engine, EngineError, type EngineEvent, type Grammar, type LoadOptions }
 import { Digest } from "../shared/digest.js";
 import { MillraceError } from "../shared/errors.js";
 import type { Format } from "../shared/protocol.js";
-import type { Vocabulary } from "./chat/vocabulary.js";
+import { TokenType, type Vocabulary } from "./chat/vocabulary.js";
 import type { Inference, InferenceHandle, InferenceListener, InferenceLoad, InferenceModel, InferenceRequest } from "./inference.js";
 
 /** What the origin's flags say of it; undefined lets the engine choose. */
@@ -26,14 +26,23 @@ export async function loadNative(
   const chosen = Object.entries({ threads, contextTokens, kvMemoryBytes, slots, kvType }).filter(([, value]) => value !== undefined);
   const engine = await Engine.load({ path, ...(Object.fromEntries(chosen) as Partial<LoadOptions>) });
   for (const line of engine.info.log) log(line);
-  return { inference: new NativeInference(engine), vocabulary: engine.vocabulary() };
+  const vocabulary = engine.vocabulary();
+  return { inference: new NativeInference(engine, vocabulary), vocabulary };
+}
+
+/** What a model's tokenizer is made of, without its weights. @throws EngineError saying what is wrong with the file. */
+export function readVocabulary(path: string): Promise<Vocabulary> {
+  return Engine.readVocabulary(path);
 }
 
 export class NativeInference implements Inference {
   readonly kind = "native";
   readonly model: InferenceModel;
 
-  constructor(private readonly engine: Engine) {
+  constructor(
+    private readonly engine: Engine,
+    private readonly vocabulary: Pick<Vocabulary, "types">,
+  ) {
     const { name, contextTokens, kernels, threads } = engine.info;
     this.model = { name, contextTokens, runsOn: `${kernels}, ${threads} ${threads === 1 ? "thread" : "threads"}` };
   }
@@ -51,6 +60,7 @@ export class NativeInference implements Inference {
         "field_invalid",
         `logitBias names token ${strange}, which is not in the model's vocabulary of ${this.engine.info.vocabularySize}`,
       );
+    this.#checkContinued(request.continueIds);
     const { class: service, deadlines, tenant, logprobs, format, ...rest } = request;
     const asked = {
       ...{ ...rest, ...deadlines, service, tenant: numberOf(tenant) },
@@ -58,7 +68,23 @@ export class NativeInference implements Inference {
       ...(format === undefined ? {} : { grammar: format as Grammar }),
     };
     const { id, admission } = refusable(() => this.engine.offer(asked, (event) => tell(listener, event)));
-    return { admission, cancel: () => this.engine.cancel(id) };
+    return {
+      admission,
+      cancel: () => this.engine.cancel(id),
+      pause: () => this.engine.pause(id),
+      resume: () => this.engine.resume(id),
+    };
+  }
+
+  /** No answer that is told contains a control token: who brings one means to steer the model. */
+  #checkContinued(ids: Int32Array): void {
+    const size = this.engine.info.vocabularySize;
+    const strange = ids.find((id) => id < 0 || id >= size);
+    if (strange !== undefined)
+      throw new MillraceError("field_invalid", `continueIds has token ${strange}, which is not in the model's vocabulary of ${size}`);
+    const control = ids.find((id) => this.vocabulary.types[id] === TokenType.control);
+    if (control !== undefined)
+      throw new MillraceError("field_invalid", `continueIds has the control token ${control}, which no answer contains`);
   }
 
   async compile(format: Format): Promise<Grammar> {
@@ -103,9 +129,11 @@ function tell(listener: InferenceListener, event: EngineEvent): void {
       break;
     case "started":
       break;
-    case "tokens":
-      listener.tokens(event.seq, event.text, event.logprobs);
+    case "tokens": {
+      const { seq, text, ids, ends, logprobs } = event;
+      listener.tokens({ seq, text, ids: Array.from(ids), ends: Array.from(ends), ...(logprobs ? { logprobs } : {}) });
       break;
+    }
     case "finished":
       finish(listener, event);
   }

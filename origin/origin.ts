@@ -1,15 +1,17 @@
 /** One origin's life: it listens at once, loads its model, answers, and drains. */
 import { type KeyObject, randomUUID } from "node:crypto";
+import { setTimeout } from "node:timers/promises";
 import { MillraceError } from "../shared/errors.js";
 import { subprotocol } from "../shared/protocol.js";
 import { verifyAssertion } from "./assertion.js";
 import { bounds } from "./bounds.js";
 import { PromptBuilder } from "./chat/prompt.js";
 import { Turnstile } from "./chat/turnstile.js";
-import type { Vocabulary } from "./chat/vocabulary.js";
+import { isText, type Vocabulary } from "./chat/vocabulary.js";
 import { httpRoutes, type OriginState, refusal } from "./http.js";
 import type { Inference } from "./inference.js";
 import { Metrics } from "./metrics.js";
+import { FrameClock } from "./pacing.js";
 import { Responses } from "./responses.js";
 import { Session } from "./session.js";
 import { type Connection, listen, type Server, type UpgradeRequest } from "./socket.js";
@@ -45,6 +47,9 @@ export class Origin {
   #inference: Inference | undefined;
   #responses: Responses | undefined;
   #draining: Promise<void> | undefined;
+  /** When those who are still here are cut off; set once it drains. */
+  #endsMs = 0;
+  #onLeft: (() => void) | undefined;
 
   private constructor(private readonly options: OriginOptions) {}
 
@@ -54,7 +59,7 @@ export class Origin {
     const { host, port } = options;
     origin.#server = await listen(host, port, {
       admit: (request) => origin.#admit(request),
-      http: httpRoutes(() => origin.state, origin.#metrics),
+      http: httpRoutes(() => origin.state, origin.#epoch, origin.#metrics),
     });
     if (!origin.#server)
       throw new PortError(
@@ -62,6 +67,7 @@ export class Origin {
       );
     origin.#metrics.watchSockets(() => (origin.#server as Server).sockets);
     origin.#ticker = setInterval(() => {
+      origin.#responses?.tick();
       for (const session of origin.#sessions) session.tick();
     }, bounds.tickMs);
     return origin;
@@ -83,7 +89,10 @@ export class Origin {
     const prompts = new PromptBuilder(vocabulary, inference.model.contextTokens);
     this.#metrics.watchInference(() => inference.load());
     this.#inference = inference;
-    this.#responses = new Responses({ inference, turnstile: new Turnstile(), prompts, terms, metrics: this.#metrics, log });
+    const clocks = { clock: new FrameClock(), now: () => performance.now() };
+    const isSpecial = (token: number): boolean => !isText(vocabulary, token);
+    const services = { inference, turnstile: new Turnstile(), prompts, isSpecial, terms, metrics: this.#metrics, log, ...clocks };
+    this.#responses = new Responses(services, this.#epoch);
     return inference;
   }
 
@@ -94,12 +103,25 @@ export class Origin {
   }
 
   async #drain(): Promise<void> {
-    const drained = this.#responses?.drain(this.options.drainMs);
-    for (const session of [...this.#sessions]) session.drain();
+    const { drainMs } = this.options;
+    this.#endsMs = performance.now() + drainMs;
+    const drained = this.#responses?.drain(drainMs);
+    for (const session of [...this.#sessions]) session.goAway("draining", drainMs);
     await drained;
+    await this.#left();
     clearInterval(this.#ticker);
+    for (const session of [...this.#sessions]) session.end();
     await this.#inference?.close();
     await this.#server?.close();
+  }
+
+  /** Resolves once all sockets are gone that were told to go, which those without answers do soon, or at the deadline. */
+  async #left(): Promise<void> {
+    if (this.#sessions.size === 0) return;
+    const gone = new Promise<void>((resolve) => {
+      this.#onLeft = resolve;
+    });
+    await Promise.race([gone, setTimeout(this.#endsMs - performance.now(), undefined, { ref: false })]);
   }
 
   #admit(request: UpgradeRequest): ReturnType<Parameters<typeof listen>[2]["admit"]> {
@@ -111,7 +133,9 @@ export class Origin {
           "version_unsupported",
           `the subprotocols offered are ${JSON.stringify(offered)}; this origin speaks ${subprotocol}`,
         );
-      const [inference, responses] = this.#whatAnswers();
+      if (claims.epoch !== undefined && claims.epoch !== this.#epoch)
+        throw new MillraceError("epoch_changed", `this run of the origin is ${this.#epoch}, not ${claims.epoch}`, bounds.retryAfterMs);
+      const [inference, responses] = this.#whatAnswers(claims.returning === true);
       const info = {
         epoch: this.#epoch,
         engine: inference.kind,
@@ -127,9 +151,10 @@ export class Origin {
     }
   }
 
-  /** @throws MillraceError saying why nothing answers now. */
-  #whatAnswers(): [Inference, Responses] {
-    if (this.#draining) throw new MillraceError("draining", "this origin is stopping and takes nothing new", bounds.retryAfterMs);
+  /** @throws MillraceError saying why nothing answers now. @param isReturning those who had answers here may come back for them. */
+  #whatAnswers(isReturning: boolean): [Inference, Responses] {
+    if (this.#draining && !(isReturning && this.#responses && this.#responses.count > 0))
+      throw new MillraceError("draining", "this origin is stopping and takes nothing new", bounds.retryAfterMs);
     if (!this.#inference || !this.#responses)
       throw new MillraceError("model_loading", "this origin is loading its model", bounds.retryAfterMs);
     if (this.#sessions.size >= bounds.socketsMax)
@@ -141,11 +166,16 @@ export class Origin {
   #connect(session: Session): Connection {
     this.#sessions.add(session);
     return {
-      open: () => session.open(),
+      open: () => {
+        session.open();
+        if (this.#draining) session.goAway("draining", Math.max(0, this.#endsMs - performance.now()));
+      },
+      drained: () => session.drained(),
       receive: (bytes, isBinary) => session.receive(bytes, isBinary),
       closed: () => {
         this.#sessions.delete(session);
         session.closed();
+        if (this.#sessions.size === 0) this.#onLeft?.();
       },
     };
   }

@@ -1,22 +1,35 @@
 /**
- * One connection's side of `millrace.v1`. It never sees a socket: it takes bytes and gives bytes, and its caller's clock ticks it.
- *
- *     HELLO, then per START: STARTED, any QUEUED, any TOKENS, and exactly one DONE or ERROR
+ * One connection's side of `millrace.v1`. It never sees a socket: it takes bytes and gives bytes, and its caller's clock ticks it. Answers
+ * are not its own: it subscribes to them, and when its socket goes they go on.
  */
 import type { AssertionClaims } from "../shared/assertion.js";
-import { mayAsk } from "../shared/classes.js";
+import { classDelivery, mayAsk } from "../shared/classes.js";
 import { decodeClientMessage, encode, streamOf } from "../shared/codec.js";
 import { closeCodeOf, MillraceError } from "../shared/errors.js";
 import { limits } from "../shared/limits.js";
-import { type ChatMessage, type HelloInfo, Op, type ServerMessage, type StartOptions } from "../shared/protocol.js";
+import {
+  type ClientMessage,
+  type GoawayReason,
+  type HelloInfo,
+  Op,
+  type Resume,
+  type ServerMessage,
+  type Start,
+} from "../shared/protocol.js";
 import { bounds } from "./bounds.js";
-import type { TokenLogprobs } from "./inference.js";
-import type { Response, Responses, Subscriber } from "./responses.js";
+import type { Owner } from "./prepare.js";
+import type { Response } from "./response.js";
+import type { Epochs, Outcome, Responses } from "./responses.js";
+import { StreamSubscriber } from "./streamSubscriber.js";
+import type { Subscriber, Subscription } from "./subscription.js";
+import { withinBytes } from "./text.js";
 
 /** The one thing a session needs of a socket. */
 export interface SessionSocket {
   /** False where the bytes were not taken because too many wait already; the session then ends. */
   send(bytes: Uint8Array): boolean;
+  /** Bytes wait for the client to read. `Session.drained` is called once none do. */
+  isFull(): boolean;
   /** Sends a last message, which is always taken, and closes. The session hears `closed()`, perhaps within this call. */
   close(code: number, reason: string, last?: Uint8Array): void;
 }
@@ -24,12 +37,24 @@ export interface SessionSocket {
 /** What an origin says of itself in HELLO; the session adds its own limits. */
 export type OriginInfo = Pick<HelloInfo, "epoch" | "engine" | "model" | "contextTokens">;
 
+/** A stream of this socket and what it follows. */
+interface Stream {
+  response: Response;
+  subscription: Subscription;
+}
+
 export class Session {
-  readonly #streams = new Map<number, Response>();
+  readonly #running = new Map<number, Stream>();
+  /** Those that had their last message, the oldest first: they may still be truncated. */
+  readonly #ended = new Map<number, Stream>();
   readonly #used = new Set<number>();
   readonly #streamsMax: number;
+  readonly #owner: Owner;
+  readonly #epochs: Epochs;
+  readonly #openedMs: number;
+  /** When this socket ends, and why; undefined while nobody has told it to go. */
+  #goaway: { reason: GoawayReason; closeMs: number; idleMs: number } | undefined;
   #isClosed = false;
-  #isDraining = false;
   #lastSentMs: number;
   #pingsUnanswered = 0;
   #nonce = 0;
@@ -42,12 +67,16 @@ export class Session {
     private readonly now: () => number = () => performance.now(),
   ) {
     this.#streamsMax = Math.min(claims.limits.streamsMax, limits.streamsMax);
-    this.#lastSentMs = now();
+    this.#owner = { tenant: claims.tenant, user: claims.sub };
+    this.#epochs = { dead: claims.dead };
+    this.#openedMs = this.#lastSentMs = now();
   }
 
   open(): void {
-    const { frameBytesMax, pingEveryMs } = limits;
-    this.#send([Op.HELLO, 0, { ...this.info, frameBytesMax, streamsMax: this.#streamsMax, pingEveryMs }]);
+    const { frameBytesMax, pingEveryMs, failoverWaitMs } = limits;
+    const { resume: resumeToken = "", upgrade = { redeemMs: 0, chooseMs: 0, connectMs: 0 } } = this.claims;
+    const own = { frameBytesMax, streamsMax: this.#streamsMax, pingEveryMs, resumeToken, failoverWaitMs, upgrade };
+    this.#send([Op.HELLO, 0, { ...this.info, ...own }]);
   }
 
   /** Takes one WebSocket message. `bytes` may be reused by the caller once this returns. */
@@ -56,17 +85,24 @@ export class Session {
     this.#pingsUnanswered = 0;
     try {
       if (!isBinary) throw new MillraceError("frame_not_binary", "a text message came, but every message of this protocol is binary");
-      const message = decodeClientMessage(bytes);
-      if (message[0] === Op.START) this.#start(message[1], message[2], message[3]);
-      else if (message[0] === Op.CANCEL) this.#streams.get(message[1])?.cancel();
+      this.#take(decodeClientMessage(bytes));
     } catch (error) {
       this.#refuse(asMillraceError(error), bytes);
     }
   }
 
-  /** Sends a PING where one is due. Call it about once a second. */
+  /** The socket takes bytes again. */
+  drained(): void {
+    for (const { subscription } of this.#running.values()) subscription.flush();
+  }
+
+  /** Sends a PING where one is due, and ends what is to end. Call it about once a second. */
   tick(): void {
-    if (this.#isClosed || this.now() - this.#lastSentMs < limits.pingEveryMs) return;
+    if (this.#isClosed) return;
+    const nowMs = this.now();
+    this.#expire(nowMs);
+    this.#closeWhenOver(nowMs);
+    if (this.#isClosed || nowMs - this.#lastSentMs < limits.pingEveryMs) return;
     if (this.#pingsUnanswered >= limits.pingsMissedMax) {
       this.#isClosed = true;
       this.socket.close(closeCodeOf("connection_timeout"), "connection_timeout");
@@ -76,57 +112,88 @@ export class Session {
     this.#send([Op.PING, 0, this.#nonce++]);
   }
 
-  /** Closes once the answers that run have ended. */
-  drain(): void {
-    this.#isDraining = true;
-    this.#closeIfDrained();
+  /** Tells the client to open its next socket, and takes no START any more. It closes once its answers have ended, or at the deadline. */
+  goAway(reason: GoawayReason, deadlineMs: number): void {
+    if (this.#goaway || this.#isClosed) return;
+    const nowMs = this.now();
+    this.#goaway = { reason, closeMs: nowMs + deadlineMs, idleMs: nowMs + Math.min(deadlineMs, bounds.goawayLingerMs) };
+    this.#send([Op.GOAWAY, 0, deadlineMs, reason]);
   }
 
-  /** The socket is gone: nobody hears its answers, so they end. */
+  /** Ends the connection: the origin closes. */
+  end(): void {
+    this.#fail(new MillraceError("draining", "this origin is stopping: connect again", bounds.retryAfterMs));
+  }
+
+  /** The socket is gone; its answers go on for others, or until it is back. */
   closed(): void {
     this.#isClosed = true;
-    for (const response of this.#streams.values()) response.abandon();
-    this.#streams.clear();
+    for (const { response, subscription } of [...this.#running.values(), ...this.#ended.values()]) response.unsubscribe(subscription);
+    this.#running.clear();
+    this.#ended.clear();
   }
 
-  #start(stream: number, messages: ChatMessage[], options: StartOptions): void {
+  #take(message: ClientMessage): void {
+    const [op, stream] = message;
+    const running = this.#running.get(stream);
+    const ended = this.#ended.get(stream);
+    if (op === Op.START) this.#start(message);
+    else if (op === Op.RESUME) this.#resume(message);
+    else if (op === Op.CREDIT) running?.response.credit(running.subscription, message[2]);
+    else if (op === Op.TRUNCATE) (running ?? ended)?.response.truncate(message[2]);
+    else if (op === Op.CANCEL && running) running.response.cancel();
+    else if (op === Op.CANCEL) ended?.response.repeatEnd(ended.subscription);
+  }
+
+  #start([, stream, messages, options]: Start): void {
+    this.#use(stream);
+    const { class: asked = this.claims.class } = options;
+    if (!mayAsk(this.claims.class, asked))
+      throw new MillraceError("field_invalid", `class is "${asked}", tighter than this session's "${this.claims.class}"`);
+    if (this.#goaway) throw new MillraceError("draining", `this connection ends (${this.#goaway.reason}): ask on the next one`, 1);
+    const request = { owner: this.#owner, messages, options, class: asked, tokensMax: this.claims.limits.tokensMax };
+    const { flushEveryMs } = classDelivery[asked];
+    this.#follow(stream, (subscriber) => this.responses.start(request, this.#epochs, subscriber, { flushEveryMs }));
+  }
+
+  #resume([, stream, epoch, response, seq, creditSeq]: Resume): void {
+    this.#use(stream);
+    const { flushEveryMs } = classDelivery[this.claims.class];
+    const delivery = { from: seq, creditSeq, flushEveryMs, wantsIds: false };
+    this.#follow(stream, (subscriber) => this.responses.resume(this.#owner, { epoch, response }, this.#epochs, subscriber, delivery));
+  }
+
+  /** @throws MillraceError `stream_reused` or `streams_exhausted`. */
+  #use(stream: number): void {
     if (this.#used.has(stream)) throw new MillraceError("stream_reused", `stream ${stream} was used on this connection before`);
     if (this.#used.size >= bounds.streamsUsedMax)
       throw new MillraceError("streams_exhausted", `this connection has used ${this.#used.size} streams: open a new one`);
     this.#used.add(stream);
-    if (this.#streams.size >= this.#streamsMax)
-      throw new MillraceError("streams_exhausted", `${this.#streams.size} streams run on this connection already, the most it may have`);
-    const { class: asked = this.claims.class } = options;
-    if (!mayAsk(this.claims.class, asked))
-      throw new MillraceError("field_invalid", `class is "${asked}", tighter than this session's "${this.claims.class}"`);
-    const { tenant, sub: user, limits: own } = this.claims;
-    const request = { messages, options, class: asked, tenant, user, tokensMax: own.tokensMax };
-    this.#streams.set(stream, this.responses.start(request, this.#subscriber(stream)));
+    if (this.#running.size >= this.#streamsMax)
+      throw new MillraceError("streams_exhausted", `${this.#running.size} streams run on this connection already, the most it may have`);
   }
 
-  #subscriber(stream: number): Subscriber {
-    return {
-      started: (response, promptTokens, droppedTurns, admission) =>
-        this.#send([Op.STARTED, stream, response, promptTokens, droppedTurns, admission]),
-      queued: (place) => this.#send([Op.QUEUED, stream, place]),
-      tokens: (seq, text, logprobs) => {
-        this.#send([Op.TOKENS, stream, seq, text, 0]);
-        if (logprobs) this.#sendLogprobs(stream, seq, logprobs);
-      },
-      done: ({ seq, reason, textBytes, digest, usage, timings }) => {
-        this.#streams.delete(stream);
-        this.#send([Op.DONE, stream, seq, reason, textBytes, digest, usage, timings]);
-        this.#closeIfDrained();
-      },
-      failed: (error) => this.#endStream(stream, error),
-    };
+  #follow(stream: number, find: (subscriber: Subscriber) => Outcome): void {
+    const subscriber = new StreamSubscriber(stream, {
+      send: (message) => this.#send(message),
+      isFull: () => this.socket.isFull(),
+      ended: () => this.#streamEnded(stream),
+    });
+    const outcome = find(subscriber);
+    if (outcome.kind === "subscribed") this.#running.set(stream, outcome);
+    else if (outcome.kind === "expired") this.#send([Op.EXPIRED, stream, outcome.seq, outcome.reason]);
+    else this.#send([outcome.kind === "gone" ? Op.GONE : Op.MISROUTED, stream, outcome.epoch]);
   }
 
-  #sendLogprobs(stream: number, seq: number, tokens: readonly TokenLogprobs[]): void {
-    const rows = tokens.map(({ id, logprob, top }) => [id, logprob, ...top.flatMap((each) => [each.id, each.logprob])]);
-    for (let from = 0; from < rows.length; from += bounds.logprobsTokensMax) {
-      const part = rows.slice(from, from + bounds.logprobsTokensMax);
-      this.#send([Op.LOGPROBS, stream, seq - rows.length + from + part.length, part]);
+  #streamEnded(stream: number): void {
+    const ended = this.#running.get(stream);
+    if (!ended) return;
+    this.#running.delete(stream);
+    this.#ended.set(stream, ended);
+    for (const [oldest, { response, subscription }] of this.#ended) {
+      if (this.#ended.size <= bounds.endedStreamsMax) break;
+      this.#ended.delete(oldest);
+      response.unsubscribe(subscription);
     }
   }
 
@@ -140,15 +207,30 @@ export class Session {
   /** ERROR is its stream's last message: an answer that still runs under that number ends as well, and no other may take it. */
   #endStream(stream: number, error: MillraceError): void {
     if (this.#used.size < bounds.streamsUsedMax) this.#used.add(stream);
-    this.#streams.get(stream)?.abandon();
-    this.#streams.delete(stream);
+    const running = this.#running.get(stream);
+    this.#running.delete(stream);
+    if (running) {
+      running.response.unsubscribe(running.subscription);
+      running.response.cancel();
+    }
     this.#send(errorMessage(stream, error));
-    this.#closeIfDrained();
   }
 
-  #closeIfDrained(): void {
-    if (this.#isDraining && this.#streams.size === 0)
-      this.#fail(new MillraceError("draining", "this origin is stopping: connect again", bounds.retryAfterMs));
+  /** A session that has grown old is told to come back with a new ticket. */
+  #expire(nowMs: number): void {
+    const { sessionExp, iat } = this.claims;
+    if (sessionExp === undefined || this.#goaway) return;
+    // The edge's clock alone says how long the session has.
+    const leftMs = 1_000 * (sessionExp - iat) - (nowMs - this.#openedMs);
+    if (leftMs <= limits.sessionFarewellMs) this.goAway("session_expired", Math.max(0, leftMs));
+  }
+
+  #closeWhenOver(nowMs: number): void {
+    if (!this.#goaway) return;
+    const { reason, closeMs, idleMs } = this.#goaway;
+    if (nowMs < (this.#running.size === 0 ? idleMs : closeMs)) return;
+    if (reason === "draining") this.end();
+    else this.#fail(new MillraceError("session_expired", "the session has expired: fetch a new ticket and connect again"));
   }
 
   #fail(error: MillraceError): void {
@@ -167,24 +249,14 @@ export class Session {
   }
 }
 
+/** What is wrong with one question alone. */
 const endsStream: ReadonlySet<string> = new Set([
-  "field_invalid",
-  "stream_reused",
-  "streams_exhausted",
-  "context_exceeded",
-  "overloaded",
-  "draining",
-  "internal",
+  ...["field_invalid", "stream_reused", "streams_exhausted", "subscribers_exhausted", "key_conflict", "history_unknown"],
+  ...["context_exceeded", "overloaded", "draining", "internal"],
 ]);
 
 function errorMessage(stream: number, error: MillraceError): ServerMessage {
   return [Op.ERROR, stream, error.code, withinBytes(error.message, limits.errorTextBytesMax), error.retryAfterMs];
-}
-
-/** The text, cut at the last code point that fits. */
-function withinBytes(text: string, bytesMax: number): string {
-  const { read } = new TextEncoder().encodeInto(text, new Uint8Array(bytesMax));
-  return read === text.length ? text : text.slice(0, read);
 }
 
 function asMillraceError(error: unknown): MillraceError {

@@ -23,6 +23,8 @@ export interface UpgradeRequest {
 export interface Connection {
   open(): void;
   receive(bytes: Uint8Array, isBinary: boolean): void;
+  /** What waited for the client has gone. */
+  drained(): void;
   closed(): void;
 }
 
@@ -84,7 +86,9 @@ export function listen(host: string, port: number, handlers: ServerHandlers): Pr
     drain: (ws) => {
       const state = ws.getUserData();
       setBackpressured(state, sockets, ws.getBufferedAmount() > 0);
-      if (state.ending && !state.isBackpressured) ws.end(state.ending.code, state.ending.reason);
+      if (state.isBackpressured) return;
+      if (state.ending) ws.end(state.ending.code, state.ending.reason);
+      else state.connection?.drained();
     },
     close: (ws) => {
       const state = ws.getUserData();
@@ -171,6 +175,10 @@ class UwsSocket implements SessionSocket {
     if (!this.state.isOpen || this.state.ending) return true;
     if (this.ws.getBufferedAmount() + bytes.length > limits.outboxBytesMax - bounds.farewellBytes) return false;
     return this.#write(bytes);
+  }
+
+  isFull(): boolean {
+    return this.state.isBackpressured;
   }
 
   /** What waits goes first: `end` at once, from within one of uWebSockets.js' handlers, would cut it off. */

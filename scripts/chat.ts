@@ -3,25 +3,24 @@
  * stdout, everything else to stderr. Exit status: 0 answered, 1 failed, 2 wrong arguments, 130 stopped by Ctrl-C.
  */
 import { createInterface } from "node:readline";
-import { setTimeout as pause } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { WebSocket } from "ws";
 import {
-  type Connection,
+  type AskOptions,
   Conversation,
-  connect,
+  type HelloInfo,
+  Link,
+  type LinkState,
   MillraceError,
   type Response,
   type ServerMessage,
-  type StartOptions,
 } from "../client/index.js";
 import { limits } from "../shared/limits.js";
 import type { Stack } from "./start.js";
 
 const defaultEdge = "http://127.0.0.1:8787";
-/** How long a model may take to load, and how often to look. */
+/** How long a model may take to load. */
 const loadingMsMax = 120_000;
-const loadingPauseMs = 500;
 /** Lines kept of what a stack of our own says; they are shown when something fails. */
 const logLinesMax = 20;
 
@@ -42,7 +41,7 @@ interface Arguments {
   token: string | undefined;
   system: string | undefined;
   json: boolean;
-  options: StartOptions;
+  options: AskOptions;
 }
 
 /** Arguments that cannot be meant: exit status 2, with the usage. */
@@ -63,7 +62,7 @@ function readArguments(args: string[]): Arguments | "help" {
   if (values.edge !== undefined && !/^https?:\/\/./.test(values.edge))
     throw new UsageError(`--edge is ${JSON.stringify(values.edge)}, not an http: or https: address`);
   // As on the page: a small model repeats itself unless each repetition costs a little more.
-  const start: StartOptions = { overflow: "drop_oldest", repetitionPenalty: 1.05, frequencyPenalty: 0.15 };
+  const start: AskOptions = { overflow: "drop_oldest", repetitionPenalty: 1.05, frequencyPenalty: 0.15 };
   if (values["max-tokens"] !== undefined) start.maxTokens = number("--max-tokens", values["max-tokens"], 1, 0xffff_ffff, true);
   if (values.temperature !== undefined) start.temperature = number("--temperature", values.temperature, 0, 10, false);
   if (values.seed !== undefined) start.seed = number("--seed", values.seed, 0, Number.MAX_SAFE_INTEGER, true);
@@ -84,11 +83,11 @@ function number(name: string, text: string, min: number, max: number, integer: b
   return value;
 }
 
-/** A terminal's conversation: one connection at a time, one answer at a time, and what Ctrl-C means just now. */
+/** A terminal's conversation: one answer at a time, and what Ctrl-C means just now. */
 class Terminal {
-  readonly #conversation: Conversation;
   #edge: string;
-  #connection: Connection | undefined;
+  #link: Link | undefined;
+  #conversation: Conversation | undefined;
   #stack: Stack | undefined;
   #response: Response | undefined;
   #interrupted = false;
@@ -97,25 +96,25 @@ class Terminal {
 
   constructor(private readonly given: Arguments) {
     this.#edge = given.edge ?? defaultEdge;
-    this.#conversation = new Conversation(() => this.#connected(), given.options, given.system);
   }
 
-  /** Connects before the first question, so that what is wrong is said at once. */
+  /** Connects before the first question, so that what is wrong is said at once. @throws MillraceError why there is no connection. */
   async open(): Promise<void> {
     await this.#findEdge();
-    const { hello } = await this.#connected();
-    const simulated = hello.engine === "simulated" ? " (simulated engine: no model answers)" : "";
-    say(`${hello.model}${simulated} on ${this.#edge}`);
+    const { model, engine } = await this.#connect();
+    const simulated = engine === "simulated" ? " (simulated engine: no model answers)" : "";
+    say(`${model}${simulated} on ${this.#edge}`);
   }
 
   async close(): Promise<void> {
-    this.#connection?.close();
+    this.#link?.close();
     await this.#stack?.stop();
   }
 
   /** Streams one answer. @returns whether it was stopped. @throws MillraceError */
   async ask(question: string): Promise<boolean> {
-    const response = await this.#conversation.ask(question);
+    if (!this.#conversation) throw new Error("a question comes before the connection");
+    const response = this.#conversation.ask(question);
     this.#response = response;
     this.#interrupted = false;
     response.onQueued = (place) => say(place === 1 ? "next in the queue" : `number ${place} in the queue`);
@@ -137,28 +136,24 @@ class Terminal {
     return true;
   }
 
-  async #connected(): Promise<Connection> {
-    if (this.#connection && !this.#connection.ended) return this.#connection;
-    const patience = performance.now() + loadingMsMax;
-    for (let waited = false; ; waited = true) {
-      try {
-        this.#connection = await this.#dial();
-        return this.#connection;
-      } catch (error) {
-        const isLoading = error instanceof MillraceError && error.code === "model_loading";
-        if (!isLoading || performance.now() > patience) throw error;
-        if (!waited) say("the model is loading");
-        await pause(Math.max(loadingPauseMs, error.retryAfterMs));
-      }
-    }
-  }
-
-  #dial(): Promise<Connection> {
-    const { token, json } = this.given;
+  /** The link keeps connected from here on; what becomes of it later is told, and is no reason to end. */
+  async #connect(): Promise<HelloInfo> {
+    const { token, json, options, system } = this.given;
     const onMessage = (message: ServerMessage): void => {
       process.stdout.write(`${JSON.stringify(message)}\n`);
     };
-    return connect({ edge: this.#edge, WebSocket, ...(token === undefined ? {} : { token }), ...(json ? { onMessage } : {}) });
+    const optional = { ...(token === undefined ? {} : { token }), ...(json ? { onMessage } : {}) };
+    let onState: (state: LinkState) => void = () => {};
+    const link = new Link({ edge: this.#edge, WebSocket, ...optional, onState: (state) => onState(state) });
+    this.#link = link;
+    this.#conversation = new Conversation((messages, asked) => link.start(messages, asked), options, system);
+    const first = new Promise<HelloInfo>((resolve, reject) => {
+      onState = firstConnection(resolve, reject);
+    });
+    link.open();
+    const hello = await first;
+    onState = laterConnections();
+    return hello;
   }
 
   /** Where no edge was named and none runs at the usual place, starts one that lasts as long as this conversation. */
@@ -173,6 +168,35 @@ class Terminal {
     this.#stack = await startStack({ port: 0, originPort: 0, onLine });
     this.#edge = this.#stack.edgeUrl;
   }
+}
+
+/** Resolves with the first connection, for which a model may take its time to load; rejects with what else keeps it away. */
+function firstConnection(resolve: (hello: HelloInfo) => void, reject: (error: MillraceError) => void): (state: LinkState) => void {
+  const patience = performance.now() + loadingMsMax;
+  let told = false;
+  return (state) => {
+    if (state.kind === "open") return resolve(state.hello);
+    if (state.kind === "connecting") return;
+    const isLoading = state.error.code === "model_loading" && performance.now() < patience;
+    if (!isLoading) return reject(state.error);
+    if (!told) say("the model is loading");
+    told = true;
+  };
+}
+
+/** Says once why there is no connection any more, and when there is one again. */
+function laterConnections(): (state: LinkState) => void {
+  let isDown = false;
+  return (state) => {
+    if (state.kind === "connecting") return;
+    if (state.kind === "open") {
+      if (isDown) say("connected again");
+      isDown = false;
+      return;
+    }
+    if (!isDown) say(`${explained(state.error)}${state.kind === "waiting" ? "; trying again" : ""}`);
+    isDown = true;
+  };
 }
 
 /** Whether anything answers HTTP there. */

@@ -5,6 +5,7 @@
 import { type ClassName, isClassName } from "./classes.js";
 import { MillraceError } from "./errors.js";
 import { limits } from "./limits.js";
+import type { UpgradeTimings } from "./protocol.js";
 
 export const assertionIssuer = "millrace-edge";
 /** The JWS header's `typ`: a ticket, which the same key signs, can never pass for an assertion. */
@@ -19,6 +20,17 @@ export interface AssertionClaims {
   tenant: string;
   class: ClassName;
   limits: SessionLimits;
+  /** The run of the origin that the edge takes it for; undefined where it does not know. */
+  epoch?: string;
+  /** An earlier run, with which the client had its answers: the edge knows that it is dead. */
+  dead?: string;
+  /** The session was here before, and comes back for what it left. */
+  returning?: boolean;
+  /** For HELLO: what opens the session's next sockets. */
+  resume?: string;
+  /** When the session ends, in seconds since the epoch. */
+  sessionExp?: number;
+  upgrade?: UpgradeTimings;
   /** Seconds since the epoch, as JWT has them. */
   iat: number;
   exp: number;
@@ -59,10 +71,32 @@ export function parseAssertion(payload: unknown, audience: string, nowS: number)
     tenant: claims.tenant,
     class: claims.class,
     limits: parseSessionLimits(claims.limits),
+    ...parseSession(claims),
     iat,
     exp,
     jti: claims.jti,
   };
+}
+
+/** What an edge that resumes sessions says beside. */
+function parseSession(claims: Partial<Record<keyof AssertionClaims, unknown>>): Partial<AssertionClaims> {
+  const { epoch, dead, returning, resume, sessionExp, upgrade } = claims;
+  const texts = { epoch, dead, resume };
+  for (const [name, value] of Object.entries(texts))
+    if (value !== undefined && (typeof value !== "string" || value.length > limits.resumeTokenBytesMax))
+      throw refused(`${name} is ${shown(value)}, not a text of at most ${limits.resumeTokenBytesMax} characters`);
+  if (returning !== undefined && typeof returning !== "boolean") throw refused(`returning is ${shown(returning)}`);
+  if (sessionExp !== undefined && !isSeconds(sessionExp)) throw refused(`sessionExp is ${shown(sessionExp)}, not a time`);
+  const given = { ...texts, returning, sessionExp, upgrade: parseUpgrade(upgrade) };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+}
+
+function parseUpgrade(value: unknown): UpgradeTimings | undefined {
+  if (value === undefined) return undefined;
+  const { redeemMs, chooseMs, connectMs } = (value ?? {}) as Partial<UpgradeTimings>;
+  if (!isDuration(redeemMs) || !isDuration(chooseMs) || !isDuration(connectMs))
+    throw refused("upgrade lacks redeemMs, chooseMs or connectMs");
+  return { redeemMs, chooseMs, connectMs };
 }
 
 function parseSessionLimits(value: unknown): SessionLimits {
@@ -81,6 +115,10 @@ function isName(value: unknown): value is string {
 
 function isSeconds(value: unknown): value is number {
   return typeof value === "number" && Number.isFinite(value) && value > 0;
+}
+
+function isDuration(value: unknown): value is number {
+  return typeof value === "number" && Number.isFinite(value) && value >= 0;
 }
 
 function isCount(value: unknown): value is number {

@@ -3,7 +3,6 @@
  * MillraceError. What a decoded message holds is its own, never a view of the bytes, which uWebSockets.js reuses after the callback.
  */
 import { Packr, Unpackr } from "msgpackr";
-import { isClassName } from "./classes.js";
 import { type ErrorCode, isErrorCode, MillraceError } from "./errors.js";
 import { limits } from "./limits.js";
 import {
@@ -11,18 +10,21 @@ import {
   type ChatMessage,
   type ClientMessage,
   type FinishReason,
-  type Format,
   finishReasons,
-  formatKinds,
+  gapCauses,
+  goawayReasons,
   type HelloInfo,
   Op,
   type Role,
   type ServerMessage,
-  type StartOptions,
+  type Slo,
   type Timings,
+  type UpgradeTimings,
   type Usage,
 } from "./protocol.js";
+import { boolean, invalid, isIntegerWithin, map, nameText, nonNegative, oneOf, shown, text, tokenIds } from "./readers.js";
 import { malformed, scan } from "./scan.js";
+import { parseOptions } from "./startOptions.js";
 
 const packr = new Packr({ useRecords: false });
 const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true, int64AsType: "number" });
@@ -55,6 +57,18 @@ export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
     case Op.PONG:
       fields.exactly(3);
       return [Op.PONG, 0, fields.integer(2, "nonce")];
+    case Op.RESUME: {
+      fields.exactly(6);
+      if (stream === 0) throw invalid("RESUME's stream is 0, which is the connection's own");
+      const [epoch, response] = [nameText(fields.at(2), "epoch"), nameText(fields.at(3), "response")];
+      return [Op.RESUME, stream, epoch, response, fields.integer(4, "seq"), fields.integer(5, "creditSeq")];
+    }
+    case Op.CREDIT:
+      fields.exactly(3);
+      return [Op.CREDIT, stream, fields.integer(2, "seqMax")];
+    case Op.TRUNCATE:
+      fields.exactly(3);
+      return [Op.TRUNCATE, stream, fields.integer(2, "textBytes")];
     default:
       throw new MillraceError("op_unknown", `op ${fields.op} is none that a client sends`);
   }
@@ -66,7 +80,7 @@ export function decodeServerMessage(bytes: Uint8Array): ServerMessage | undefine
   const stream = fields.stream;
   switch (fields.op) {
     case Op.TOKENS:
-      return [Op.TOKENS, stream, fields.integer(2, "seq", 1), fields.text(3, "text"), fields.integer(4, "flags")];
+      return parseTokens(stream, fields);
     case Op.LOGPROBS:
       return [Op.LOGPROBS, stream, fields.integer(2, "seq", 1), parseLogprobs(fields.at(3))];
     case Op.PING:
@@ -92,7 +106,30 @@ export function decodeServerMessage(bytes: Uint8Array): ServerMessage | undefine
         fields.integer(5, "digest"),
         parseUsage(fields.map(6, "usage")),
         parseTimings(fields.map(7, "timings")),
+        parseSlo(fields.map(8, "slo")),
       ];
+    case Op.RESUMED:
+      return [
+        Op.RESUMED,
+        stream,
+        fields.text(2, "response"),
+        fields.integer(3, "seq"),
+        fields.integer(4, "promptTokens"),
+        fields.integer(5, "droppedTurns"),
+      ];
+    case Op.MISROUTED:
+      return [Op.MISROUTED, stream, fields.text(2, "epoch")];
+    case Op.EXPIRED:
+      return [Op.EXPIRED, stream, fields.integer(2, "seq"), fields.text(3, "reason")];
+    case Op.GONE:
+      return [Op.GONE, stream, fields.text(2, "epoch")];
+    case Op.TRUNCATED:
+      return [Op.TRUNCATED, stream, fields.integer(2, "seq"), fields.integer(3, "textBytes")];
+    case Op.GOAWAY:
+      // A reason of a later version is a reason to go all the same.
+      return [Op.GOAWAY, 0, fields.number(2, "deadlineMs"), goawayReasons.find((reason) => reason === fields.at(3)) ?? "draining"];
+    case Op.HANDOFF:
+      return [Op.HANDOFF, stream, fields.integer(2, "seq")];
     case Op.ERROR: {
       const code = fields.text(2, "code");
       // A code from a later version keeps its sentence; what may be done about it is the most careful thing.
@@ -170,6 +207,12 @@ class Fields {
   }
 }
 
+function parseTokens(stream: number, fields: Fields): ServerMessage {
+  const [seq, text, flags] = [fields.integer(2, "seq", 1), fields.text(3, "text"), fields.integer(4, "flags")];
+  const ids = fields.at(5);
+  return ids === undefined ? [Op.TOKENS, stream, seq, text, flags] : [Op.TOKENS, stream, seq, text, flags, tokenIds(ids, "ids")];
+}
+
 function parseMessages(value: unknown): ChatMessage[] {
   if (!Array.isArray(value) || value.length < 1 || value.length > limits.messagesMax)
     throw invalid(`messages is not an array of 1 to ${limits.messagesMax} pairs of role and content`);
@@ -179,76 +222,6 @@ function parseMessages(value: unknown): ChatMessage[] {
     if (typeof message[1] !== "string") throw invalid(`messages[${index}]'s content is ${shown(message[1])}, not a text`);
     return [role, message[1]];
   });
-}
-
-/** How each option is read. Its keys are the options there are. */
-const optionReaders: { [Name in keyof Required<StartOptions>]: (value: unknown, name: string) => Required<StartOptions>[Name] } = {
-  maxTokens: (value, name) => within(value, name, 1, 0xffff_ffff, true),
-  temperature: (value, name) => within(value, name, 0, 10),
-  topK: (value, name) => within(value, name, 0, 0x7fff_ffff, true),
-  topP: (value, name) => within(value, name, 0, 1),
-  minP: (value, name) => within(value, name, 0, 1),
-  repetitionPenalty: (value, name) => within(value, name, 0.1, 10),
-  presencePenalty: (value, name) => within(value, name, -10, 10),
-  frequencyPenalty: (value, name) => within(value, name, -10, 10),
-  seed: (value, name) => within(value, name, 0, Number.MAX_SAFE_INTEGER, true),
-  stop: parseStops,
-  minTokens: (value, name) => within(value, name, 0, 0xffff_ffff, true),
-  ignoreEos: (value, name) => {
-    if (typeof value !== "boolean") throw invalid(`${name} is ${shown(value)}, not true or false`);
-    return value;
-  },
-  logitBias: parseBias,
-  logprobs: (value, name) => within(value, name, 0, limits.logprobsMax, true),
-  class: (value, name) => {
-    if (!isClassName(value)) throw invalid(`${name} is ${shown(value)}, not "voice", "chat" or "batch"`);
-    return value;
-  },
-  format: parseFormat,
-  ttftMs: (value, name) => within(value, name, 1, limits.ttftMsMax),
-  itlMs: (value, name) => within(value, name, 1, limits.itlMsMax),
-  waitMs: (value, name) => within(value, name, 0, limits.waitMsMax),
-  overflow: (value, name) => oneOf(value, ["refuse", "drop_oldest"] as const, name),
-};
-
-function parseOptions(value: unknown): StartOptions {
-  const options: Record<string, unknown> = {};
-  for (const [name, given] of Object.entries(map(value, "options"))) {
-    if (!Object.hasOwn(optionReaders, name))
-      throw invalid(`option ${JSON.stringify(name.slice(0, 64))} is unknown; there are ${Object.keys(optionReaders).join(", ")}`);
-    options[name] = optionReaders[name as keyof StartOptions](given, name);
-  }
-  return options as StartOptions;
-}
-
-function parseStops(value: unknown, name: string): string[] {
-  if (!Array.isArray(value) || value.length > limits.stopsMax) throw invalid(`${name} is not an array of at most ${limits.stopsMax} texts`);
-  for (const text of value) {
-    const bytes = typeof text === "string" ? new TextEncoder().encode(text).length : 0;
-    if (bytes < 1 || bytes > limits.stopBytesMax)
-      throw invalid(`${name} has ${shown(text)}, which is not a text of 1 to ${limits.stopBytesMax} bytes`);
-  }
-  return value as string[];
-}
-
-/** Keys are token ids, in decimal: MessagePack integers arrive as such too. */
-function parseBias(value: unknown, name: string): Record<string, number> {
-  const entries = Object.entries(map(value, name));
-  if (entries.length > limits.logitBiasMax) throw invalid(`${name} has ${entries.length} tokens, over ${limits.logitBiasMax}`);
-  for (const [id, bias] of entries) {
-    if (!/^(0|[1-9]\d{0,9})$/.test(id)) throw invalid(`${name} has ${shown(id)}, which is not a token id`);
-    within(bias, `${name} of token ${id}`, -100, 100);
-  }
-  return Object.fromEntries(entries) as Record<string, number>;
-}
-
-function parseFormat(value: unknown, name: string): Format {
-  const { kind, text: given, ...others } = map(value, name);
-  const [strange] = Object.keys(others);
-  if (strange !== undefined) throw invalid(`${name} has ${shown(strange)}; it has kind and text`);
-  const bytes = typeof given === "string" ? new TextEncoder().encode(given).length : 0;
-  if (bytes < 1 || bytes > limits.formatBytesMax) throw invalid(`${name}'s text is not a text of 1 to ${limits.formatBytesMax} bytes`);
-  return { kind: oneOf(kind, formatKinds, `${name}'s kind`), text: given as string };
 }
 
 function parseLogprobs(value: unknown): number[][] {
@@ -271,6 +244,17 @@ function parseHello(info: Record<string, unknown>): HelloInfo {
     frameBytesMax: nonNegative(info.frameBytesMax, "frameBytesMax"),
     streamsMax: nonNegative(info.streamsMax, "streamsMax"),
     pingEveryMs: nonNegative(info.pingEveryMs, "pingEveryMs"),
+    resumeToken: text(info.resumeToken, "resumeToken"),
+    failoverWaitMs: nonNegative(info.failoverWaitMs, "failoverWaitMs"),
+    upgrade: parseUpgrade(map(info.upgrade, "upgrade")),
+  };
+}
+
+function parseUpgrade(upgrade: Record<string, unknown>): UpgradeTimings {
+  return {
+    redeemMs: nonNegative(upgrade.redeemMs, "redeemMs"),
+    chooseMs: nonNegative(upgrade.chooseMs, "chooseMs"),
+    connectMs: nonNegative(upgrade.connectMs, "connectMs"),
   };
 }
 
@@ -284,6 +268,7 @@ function parseUsage(usage: Record<string, unknown>): Usage {
     promptTokens: nonNegative(usage.promptTokens, "promptTokens"),
     cachedTokens: nonNegative(usage.cachedTokens, "cachedTokens"),
     completionTokens: nonNegative(usage.completionTokens, "completionTokens"),
+    continuedTokens: nonNegative(usage.continuedTokens, "continuedTokens"),
   };
 }
 
@@ -292,46 +277,13 @@ function parseTimings(timings: Record<string, unknown>): Timings {
     queueMs: nonNegative(timings.queueMs, "queueMs"),
     prefillMs: nonNegative(timings.prefillMs, "prefillMs"),
     decodeMs: nonNegative(timings.decodeMs, "decodeMs"),
+    parkedMs: nonNegative(timings.parkedMs, "parkedMs"),
+    outboxMs: nonNegative(timings.outboxMs, "outboxMs"),
+    gapMs: nonNegative(timings.gapMs, "gapMs"),
+    gapCause: oneOf(timings.gapCause, gapCauses, "gapCause"),
   };
 }
 
-function map(value: unknown, name: string): Record<string, unknown> {
-  if (typeof value !== "object" || value === null || Array.isArray(value) || value instanceof Uint8Array)
-    throw invalid(`${name} is ${shown(value)}, not a map`);
-  return value as Record<string, unknown>;
-}
-
-function text(value: unknown, name: string): string {
-  if (typeof value !== "string") throw invalid(`${name} is ${shown(value)}, not a text`);
-  return value;
-}
-
-function nonNegative(value: unknown, name: string): number {
-  return within(value, name, 0, Number.MAX_SAFE_INTEGER);
-}
-
-function within(value: unknown, name: string, min: number, max: number, integer = false): number {
-  if (typeof value !== "number" || !(value >= min && value <= max) || (integer && !Number.isSafeInteger(value)))
-    throw invalid(`${name} is ${shown(value)}, not ${integer ? "an integer" : "a number"} from ${min} to ${max}`);
-  return value;
-}
-
-function oneOf<Value extends string>(value: unknown, allowed: readonly Value[], name: string): Value {
-  if (!allowed.includes(value as Value)) throw invalid(`${name} is ${shown(value)}, not one of ${allowed.join(", ")}`);
-  return value as Value;
-}
-
-function isIntegerWithin(value: unknown, min: number, max: number): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max;
-}
-
-function invalid(why: string): MillraceError {
-  return new MillraceError("field_invalid", why);
-}
-
-function shown(value: unknown): string {
-  if (value === undefined) return "missing";
-  if (typeof value === "bigint") return `${value}`;
-  if (value instanceof Uint8Array) return `${value.length} bytes`;
-  return JSON.stringify(value).slice(0, 80);
+function parseSlo({ lateTokens, good }: Record<string, unknown>): Slo {
+  return { lateTokens: nonNegative(lateTokens, "lateTokens"), good: boolean(good, "good") };
 }

@@ -28,11 +28,19 @@ export const errorTable = {
   page_origin_refused: { status: 403, retry: "never" },
   assertion_invalid: { status: 401, retry: "ticket" },
   session_expired: { status: 401, retry: "ticket" },
+  resume_invalid: { status: 401, retry: "ticket" },
+  // The edge took the origin for another run of it than it is. No client sees it.
+  epoch_changed: { status: 503, retry: "later" },
   // What was asked. One stream ends, the socket lives.
   field_invalid: { status: 422, retry: "never" },
+  key_conflict: { status: 409, retry: "never" },
+  history_unknown: { status: 404, retry: "never" },
   stream_reused: { status: 409, retry: "never" },
   streams_exhausted: { status: 429, retry: "later" },
+  subscribers_exhausted: { status: 429, retry: "later" },
   context_exceeded: { status: 422, retry: "never" },
+  // How one answer ended.
+  credit_exhausted: { status: 408, retry: "never" },
   // Who cannot answer now.
   overloaded: { status: 503, retry: "later" },
   model_loading: { status: 503, retry: "later" },

@@ -5,7 +5,7 @@ export const limits = {
   /** Nesting of arrays and maps in one frame. */
   frameDepthMax: 4,
   /** Elements of any one array or map in a frame. */
-  frameItemsMax: 4_096,
+  frameItemsMax: 262_144,
   /** Streams that may run at once on one socket. */
   streamsMax: 64,
   /** `stream` is 1 to this, and used once a socket. */
@@ -23,6 +23,22 @@ export const limits = {
   ttftMsMax: 600_000,
   itlMsMax: 60_000,
   waitMsMax: 3_600_000,
+  /** Names that clients and origins give: responses, epochs, keys. */
+  nameBytesMax: 64,
+  resumeTokenBytesMax: 2_048,
+  /** Token ids that a restart may bring. */
+  continueIdsMax: 131_072,
+  /** Sockets that may follow one answer. */
+  subscribersMax: 4,
+  /** Answers of a tenant that may be parked for want of credit, and for how long at a time. */
+  parkedOfTenantMax: 64,
+  parkedMs: 60_000,
+  /** How long an origin that cannot be reached is tried before answers are restarted elsewhere. */
+  failoverWaitMs: 4_000,
+  /** Life of a resume token, from the ticket it was bought with. */
+  sessionLifeS: 43_200,
+  /** How long before a session expires its sockets are told. */
+  sessionFarewellMs: 30_000,
   /** Longest error sentence that is sent. */
   errorTextBytesMax: 1_024,
   /** Bytes that may wait in one socket's send buffer before it is closed: a dropped frame must never become a hole. */

@@ -9,8 +9,12 @@ import type { ErrorCode } from "./errors.js";
 export const subprotocol = "millrace.v1";
 /** The second subprotocol a browser offers: it carries the ticket, since a page cannot set headers and URLs are logged. */
 export const ticketPrefix = "ticket.";
+/** In the ticket's place on later sockets: the session's resume token. */
+export const resumePrefix = "resume.";
+/** A third subprotocol, which asks for another origin than the session's own. */
+export const elsewhere = "elsewhere";
 
-/** Ops below 32 go from the origin to the client, ops from 32 on the other way. The numbers left out are PROTOCOL.md's, for later. */
+/** Ops below 32 go from the origin to the client, ops from 32 on the other way. */
 export const Op = {
   HELLO: 1,
   STARTED: 2,
@@ -19,11 +23,37 @@ export const Op = {
   DONE: 5,
   ERROR: 6,
   PING: 7,
+  RESUMED: 8,
+  MISROUTED: 9,
+  EXPIRED: 10,
+  GONE: 11,
+  TRUNCATED: 12,
+  GOAWAY: 13,
+  HANDOFF: 14,
   LOGPROBS: 15,
   START: 32,
   CANCEL: 33,
   PONG: 34,
+  RESUME: 35,
+  CREDIT: 36,
+  TRUNCATE: 37,
 } as const;
+
+/** What a TOKENS may say beside its text; `flags` is a sum of these. */
+export const TokenFlag = {
+  /** The text before this TOKENS ends a sentence. */
+  sentenceEnded: 1,
+} as const;
+
+/** What the edge took of the upgrade, in milliseconds of its own clock. */
+export interface UpgradeTimings {
+  /** To check the ticket or resume token. */
+  redeemMs: number;
+  /** To choose an origin. */
+  chooseMs: number;
+  /** For origins that did not take the socket before this one did. */
+  connectMs: number;
+}
 
 export interface HelloInfo {
   /** Names this run of the origin: a new process is a new epoch. */
@@ -35,6 +65,11 @@ export interface HelloInfo {
   frameBytesMax: number;
   streamsMax: number;
   pingEveryMs: number;
+  /** Opens the session's next sockets; empty where they cannot be resumed. */
+  resumeToken: string;
+  /** How long an origin that cannot be reached is tried before answers are restarted elsewhere. */
+  failoverWaitMs: number;
+  upgrade: UpgradeTimings;
 }
 
 export type Role = "system" | "user" | "assistant";
@@ -87,6 +122,22 @@ export interface StartOptions {
   waitMs?: number;
   /** What to do with a conversation longer than the context: refuse it (the default), or drop its oldest turns, whole. */
   overflow?: "refuse" | "drop_oldest";
+  /** Continues the conversation of this answer, as far as that is not truncated: `messages` are then those that follow it. */
+  after?: string;
+  /** Makes the START idempotent for its tenant and user. */
+  key?: string;
+  /** Of one key: a higher one replaces a lower one. Default 1. */
+  attempt?: number;
+  /** Sent again: the epoch to which it was first sent, since no other may start it as long as that lives. */
+  sentTo?: string;
+  /** TOKENS brings token ids. */
+  tokenIds?: boolean;
+  /** A restart: the ids of all tokens that came before; they count as generated. */
+  continueIds?: number[];
+  /** The highest seq the client is ready to take. Default: all. */
+  creditSeq?: number;
+  /** How long it goes on while nobody is subscribed. Default, and at most: the class's. */
+  graceMs?: number;
 }
 
 /** Why an answer ended: a stop string or end-of-turn token, its token limit or the context's end, or a CANCEL. */
@@ -100,7 +151,13 @@ export interface Usage {
   cachedTokens: number;
   /** Sampled tokens; the last `seq`. */
   completionTokens: number;
+  /** Of these, brought by `continueIds`. */
+  continuedTokens: number;
 }
+
+/** What the longest wait between two tokens is owed to. */
+export const gapCauses = ["engine", "parked", "outbox"] as const;
+export type GapCause = (typeof gapCauses)[number];
 
 /** Durations on the origin's monotonic clock, in milliseconds. */
 export interface Timings {
@@ -110,7 +167,25 @@ export interface Timings {
   prefillMs: number;
   /** First token to last. */
   decodeMs: number;
+  /** Without credit, in between. */
+  parkedMs: number;
+  /** The longest that a token waited to be sent to this subscriber. */
+  outboxMs: number;
+  /** The longest wait between two tokens, and what it is owed to. */
+  gapMs: number;
+  gapCause: GapCause;
 }
+
+/** Whether the promise was kept. */
+export interface Slo {
+  /** Tokens that came after they were due. */
+  lateTokens: number;
+  /** The first token and 99 of 100 were on time. */
+  good: boolean;
+}
+
+export const goawayReasons = ["draining", "session_expired"] as const;
+export type GoawayReason = (typeof goawayReasons)[number];
 
 /**
  * What admission answered a START that it took: a promise, of the first token so long after START was received and of each later one, or
@@ -133,13 +208,34 @@ export type Started = readonly [
 ];
 /** `place` 1 is the next to run. Sent when the place changes. */
 export type Queued = readonly [op: typeof Op.QUEUED, stream: number, place: number];
-/** `seq` is that of the last token whose text is in here; `flags` is a sum of TokenFlag. */
-export type Tokens = readonly [op: typeof Op.TOKENS, stream: number, seq: number, text: string, flags: number];
+/** `seq` is that of the last token whose text is in here; `flags` is a sum of TokenFlag; `ids` are all since the TOKENS before, if asked for. */
+export type Tokens = readonly [op: typeof Op.TOKENS, stream: number, seq: number, text: string, flags: number, ids?: readonly number[]];
 /**
  * Log-probabilities of the tokens up to `seq`, in the model's distribution before temperature, penalties and bias. A token's are one flat
  * list `[id, logprob, id, logprob, ...]`: the sampled token, then the likeliest in falling order.
  */
 export type Logprobs = readonly [op: typeof Op.LOGPROBS, stream: number, seq: number, tokens: readonly (readonly number[])[]];
+/** The answer is here and has come to token `seq`: what the client lacks follows. */
+export type Resumed = readonly [
+  op: typeof Op.RESUMED,
+  stream: number,
+  response: string,
+  seq: number,
+  promptTokens: number,
+  droppedTurns: number,
+];
+/** The answer lives at another origin than this one, of `epoch`. */
+export type Misrouted = readonly [op: typeof Op.MISROUTED, stream: number, epoch: string];
+/** The answer ended at token `seq`, and its text is no longer kept. `reason` is DONE's, an error's code, or "unknown". */
+export type Expired = readonly [op: typeof Op.EXPIRED, stream: number, seq: number, reason: string];
+/** The origin of `epoch` is dead, and the answer with it: it may be restarted. */
+export type Gone = readonly [op: typeof Op.GONE, stream: number, epoch: string];
+/** The answer counts as having ended after `textBytes` bytes, within token `seq`. */
+export type Truncated = readonly [op: typeof Op.TRUNCATED, stream: number, seq: number, textBytes: number];
+/** The socket ends `deadlineMs` from now. */
+export type Goaway = readonly [op: typeof Op.GOAWAY, stream: 0, deadlineMs: number, reason: GoawayReason];
+/** The origin stopped at token `seq`: the answer is to be restarted elsewhere. */
+export type Handoff = readonly [op: typeof Op.HANDOFF, stream: number, seq: number];
 /** `digest` is the CRC-32C of the answer's UTF-8 and `textBytes` its length. */
 export type Done = readonly [
   op: typeof Op.DONE,
@@ -150,6 +246,7 @@ export type Done = readonly [
   digest: number,
   usage: Usage,
   timings: Timings,
+  slo: Slo,
 ];
 /** `stream` 0 speaks of the connection, which closes next. `retryAfterMs` 0: not said. */
 export type ErrorMessage = readonly [op: typeof Op.ERROR, stream: number, code: ErrorCode, message: string, retryAfterMs: number];
@@ -157,6 +254,27 @@ export type Ping = readonly [op: typeof Op.PING, stream: 0, nonce: number];
 export type Start = readonly [op: typeof Op.START, stream: number, messages: ChatMessage[], options: StartOptions];
 export type Cancel = readonly [op: typeof Op.CANCEL, stream: number];
 export type Pong = readonly [op: typeof Op.PONG, stream: 0, nonce: number];
+/** Subscribes to an answer, from the token after `seq` to that of `creditSeq`. */
+export type Resume = readonly [op: typeof Op.RESUME, stream: number, epoch: string, response: string, seq: number, creditSeq: number];
+/** Tokens up to `seqMax` may be sent. It only grows. */
+export type Credit = readonly [op: typeof Op.CREDIT, stream: number, seqMax: number];
+/** The user heard the first `textBytes` bytes of the answer. */
+export type Truncate = readonly [op: typeof Op.TRUNCATE, stream: number, textBytes: number];
 
-export type ServerMessage = Hello | Started | Queued | Tokens | Logprobs | Done | ErrorMessage | Ping;
-export type ClientMessage = Start | Cancel | Pong;
+export type ServerMessage =
+  | Hello
+  | Started
+  | Queued
+  | Tokens
+  | Logprobs
+  | Done
+  | ErrorMessage
+  | Ping
+  | Resumed
+  | Misrouted
+  | Expired
+  | Gone
+  | Truncated
+  | Goaway
+  | Handoff;
+export type ClientMessage = Start | Cancel | Pong | Resume | Credit | Truncate;

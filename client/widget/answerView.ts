@@ -46,8 +46,18 @@ export class AnswerView {
     this.#wait("Thinking…");
   }
 
-  /** Shows an answer as it arrives, until it has ended in whichever way. */
-  async follow(response: Response): Promise<void> {
+  /** Shows an answer that is over, as it was; nothing is said of it again. */
+  restore(text: string, reason: FinishReason | undefined, error: MillraceError | undefined): void {
+    this.#text = text;
+    const live = new LiveMarkdown(this.#prose, (block) => this.#letCopy(block));
+    live.append(text);
+    live.finish();
+    if (error) this.#showError(error);
+    else this.#showEnd(reason);
+  }
+
+  /** Shows an answer as it arrives, until it has ended in whichever way. @param onGrown called when there is more of it. */
+  async follow(response: Response, onGrown: () => void): Promise<void> {
     response.onQueued = (place) => this.#wait(queued(place));
     const live = new LiveMarkdown(this.#prose, (block) => this.#blockDone(block));
     let frame = 0;
@@ -56,6 +66,7 @@ export class AnswerView {
         if (this.#text === "") this.#firstText(response);
         this.#text += delta;
         live.append(delta);
+        onGrown();
         frame ||= requestAnimationFrame(() => {
           frame = 0;
           live.show();
@@ -69,31 +80,31 @@ export class AnswerView {
     cancelAnimationFrame(frame);
     live.finish();
     this.#measure(response, Number.POSITIVE_INFINITY);
-    if (response.error) this.fail(response.error);
-    else this.#finish(response.reason);
+    if (response.error) this.around.say(this.#showError(response.error));
+    else this.around.say(this.#showEnd(response.reason));
+    this.around.grown();
   }
 
-  /** Ends with what went wrong and the way to ask again; the text stays. */
-  fail(error: MillraceError): void {
+  /** Ends with what went wrong and the way to ask again; the text stays. @returns what is to be said of it. */
+  #showError(error: MillraceError): string {
     const title = brokenOff(error.code, this.#text !== "");
     const again = button("Retry", "retry", () => this.around.retry());
     again.classList.add("retry");
     const why = element("div", {}, element("p", { class: "title" }, title), element("p", { class: "why" }, sentence(error)));
     this.#end.replaceChildren(element("div", { class: "broken" }, icon("alert"), why, again));
     this.#settle(this.#text === "" ? [] : [this.#copyButton()]);
-    this.around.say(`${title} ${sentence(error)}`);
-    this.around.grown();
+    return `${title} ${sentence(error)}`;
   }
 
-  #finish(reason: FinishReason | undefined): void {
+  /** @returns what is to be said of it. */
+  #showEnd(reason: FinishReason | undefined): string {
     if (reason === "cancelled")
       this.#end.replaceChildren(element("p", { class: "note" }, this.#text === "" ? "Stopped before it began." : "Stopped."));
     if (reason === "length") this.#end.replaceChildren(element("p", { class: "note" }, "The answer reached its longest allowed length."));
     const again = button("Retry", "retry", () => this.around.retry());
     again.classList.add("retry");
     this.#settle(this.#text === "" ? [again] : [this.#copyButton(), again]);
-    this.around.say(reason === "cancelled" ? "Stopped." : "End of the answer.");
-    this.around.grown();
+    return reason === "cancelled" ? "Stopped." : "End of the answer.";
   }
 
   #settle(actions: HTMLElement[]): void {
@@ -121,13 +132,16 @@ export class AnswerView {
   }
 
   #blockDone(block: readonly Element[]): void {
-    for (const part of block) {
+    this.#letCopy(block);
+    for (const part of block) this.around.say(part.textContent ?? "");
+  }
+
+  #letCopy(block: readonly Element[]): void {
+    for (const part of block)
       for (const code of part.matches(".code") ? [part] : part.querySelectorAll(".code")) {
         const source = code.querySelector("pre")?.textContent ?? "";
         code.querySelector(".caption")?.append(copyButton("Copy the code", () => source, this.around.say));
       }
-      this.around.say(part.textContent ?? "");
-    }
   }
 
   /** Brings the figures up to date, a few times a second: more often nobody could read them. */

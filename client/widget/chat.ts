@@ -1,6 +1,7 @@
-import { Conversation, type Link, MillraceError, type Response, type StartOptions } from "../index.js";
+import { type AskOptions, Conversation, type Link, MillraceError, type Response } from "../index.js";
 import { AnswerView } from "./answerView.js";
 import { element } from "./dom.js";
+import type { Memory, Said } from "./memory.js";
 
 export interface ChatPlaces {
   transcript: HTMLOListElement;
@@ -13,76 +14,97 @@ export interface ChatPlaces {
   grown(): void;
 }
 
-/** The attempt that runs. A stop may come before its response does. */
-interface Running {
-  response?: Response;
-  stopped: boolean;
-}
-
-/** One conversation on the page: asks, follows the one answer that runs, stops it, asks again, and starts over. */
+/** One conversation on the page: asks, follows the one answer that runs, stops it, asks again, starts over, and outlives a reload. */
 export class Chat {
   #conversation: Conversation;
-  #answering: Running | undefined;
+  #said: Said[] = [];
+  #answering: Response | undefined;
 
   constructor(
     private readonly link: Link,
-    private readonly options: StartOptions,
+    private readonly options: AskOptions,
     private readonly places: ChatPlaces,
+    private readonly memory: Memory,
   ) {
-    this.#conversation = this.#fresh();
+    this.#conversation = this.#converse([]);
+  }
+
+  /** Brings back what this tab remembers; an answer that was not over goes on. */
+  restore(): void {
+    const kept = this.memory.answer();
+    this.#said = this.memory.turns();
+    const last = this.#said.at(-1);
+    // An answer belongs to the turn that asked for it, and to no other.
+    const running = kept && last && kept.asked.messages.at(-1)?.[1].endsWith(last.question) ? this.link.adopt(kept) : undefined;
+    this.#conversation = this.#converse(
+      this.#said.map((said) => ({ question: said.question, answer: running && said === last ? running : { heard: said.text } })),
+    );
+    for (const said of this.#said) {
+      const view = this.#show(said);
+      if (running && said === last) this.#follow(view, said, running);
+      else view.restore(said.text, said.reason, said.error && new MillraceError(said.error.code, said.error.message));
+    }
   }
 
   ask(question: string): void {
     if (this.#answering) return;
-    const { transcript, welcome, say, grown, onRetry } = this.places;
-    const conversation = this.#conversation;
-    const retry = (): void => {
-      this.#follow(view, () => conversation.retry());
-      onRetry();
-    };
-    const view = new AnswerView({ say, grown, retry });
-    const asked = element("div", { class: "question" }, element("h2", { class: "quiet" }, "You asked"), element("p", {}, question));
-    transcript.append(element("li", {}, asked, view.element));
-    welcome.hidden = true;
-    this.#follow(view, () => conversation.ask(question));
+    const said: Said = { question, text: "" };
+    this.#said.push(said);
+    this.#follow(this.#show(said), said, this.#conversation.ask(question));
   }
 
   stop(): void {
-    if (!this.#answering) return;
-    this.#answering.stopped = true;
-    this.#answering.response?.cancel();
+    this.#answering?.cancel();
   }
 
   /** Forgets the conversation; an answer that still runs is stopped. */
   startOver(): void {
     this.stop();
     this.#answering = undefined;
-    this.#conversation = this.#fresh();
+    this.#said = [];
+    this.memory.forget();
+    this.#conversation = this.#converse([]);
     this.places.transcript.replaceChildren();
     this.places.welcome.hidden = false;
     this.places.onAnswering(false);
   }
 
-  async #follow(view: AnswerView, send: () => Promise<Response>): Promise<void> {
-    if (this.#answering) return;
-    const answering: Running = { stopped: false };
-    this.#answering = answering;
+  /** The question on the page, and the place of its answer. */
+  #show(said: Said): AnswerView {
+    const { transcript, welcome, say, grown, onRetry } = this.places;
+    const retry = (): void => {
+      if (this.#answering) return;
+      this.#follow(view, said, this.#conversation.retry());
+      onRetry();
+    };
+    const view = new AnswerView({ say, grown, retry });
+    const asked = element("div", { class: "question" }, element("h2", { class: "quiet" }, "You asked"), element("p", {}, said.question));
+    transcript.append(element("li", {}, asked, view.element));
+    welcome.hidden = true;
+    return view;
+  }
+
+  async #follow(view: AnswerView, said: Said, response: Response): Promise<void> {
+    this.#answering = response;
     this.places.onAnswering(true);
     this.places.say("Answering.");
+    delete said.reason;
+    delete said.error;
+    said.text = "";
+    this.memory.keepTurns(this.#said);
+    this.memory.keepAnswer(response);
     view.begin();
-    try {
-      answering.response = await send();
-      if (answering.stopped) answering.response.cancel();
-      await view.follow(answering.response);
-    } catch (error) {
-      view.fail(error instanceof MillraceError ? error : new MillraceError("internal", String(error)));
-    }
-    if (this.#answering !== answering) return;
+    await view.follow(response, () => this.memory.keepAnswer(response));
+    if (this.#answering !== response) return;
     this.#answering = undefined;
+    const { heard, reason, error } = response;
+    Object.assign(said, { text: heard }, reason && { reason }, error && { error: { code: error.code, message: error.message } });
+    this.memory.keepTurns(this.#said);
+    this.memory.forgetAnswer();
     this.places.onAnswering(false);
   }
 
-  #fresh(): Conversation {
-    return new Conversation(() => this.link.connection(), this.options);
+  #converse(before: ConstructorParameters<typeof Conversation>[3]): Conversation {
+    return new Conversation((messages, options) => this.link.start(messages, options), this.options, undefined, before);
   }
 }

@@ -1,11 +1,12 @@
 /** The page: which part speaks to which. */
-import { connect, Link, type LinkState } from "../index.js";
+import { Link, type LinkState } from "../index.js";
 import { Announcer } from "./announcer.js";
 import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { ConnectionNotice } from "./connectionNotice.js";
 import { byId } from "./dom.js";
 import { followEnd } from "./follow.js";
+import { Memory } from "./memory.js";
 import { wireThemeButton } from "./themeButton.js";
 import { caution, modelLabel } from "./wording.js";
 
@@ -16,7 +17,7 @@ const notice = new ConnectionNotice(
   (sentence) => announcer.say(sentence),
   () => link.open(),
 );
-const link = new Link(() => connect({ edge: location.origin }), show);
+const link = new Link({ edge: location.origin, onState: show });
 
 const chat = new Chat(
   link,
@@ -32,6 +33,7 @@ const chat = new Chat(
     say: (sentence) => announcer.say(sentence),
     grown: follow.grown,
   },
+  new Memory(),
 );
 
 const composer = new Composer(byId("composer", HTMLFormElement), byId("question", HTMLTextAreaElement), byId("send", HTMLButtonElement), {
@@ -64,8 +66,8 @@ byId("new-chat", HTMLButtonElement).addEventListener("click", () => {
   composer.focus();
 });
 
-// A network that comes back is worth an attempt at once.
-addEventListener("online", () => link.open());
 wireThemeButton(byId("theme", HTMLButtonElement));
 composer.focusBox();
+// What runs leads back to its origin, and this page's first connection with it.
+chat.restore();
 link.open();

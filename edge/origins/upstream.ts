@@ -2,6 +2,8 @@ import { isErrorCode, MillraceError } from "../../shared/errors.js";
 import { subprotocol } from "../../shared/protocol.js";
 import { edgeLimits } from "../limits.js";
 import { isUpgraded } from "../workers.js";
+import { textOf } from "./body.js";
+import { markUnsure } from "./probe.js";
 import type { Origin } from "./registry.js";
 
 /**
@@ -27,6 +29,7 @@ async function answerOf(origin: Origin, headers: Record<string, string>): Promis
   try {
     return await fetch(new URL("/v1/stream", origin.url).href, { headers, redirect: "manual", signal: deadline.signal });
   } catch (error) {
+    markUnsure(origin);
     console.warn(`origin ${origin.name} at ${origin.url} did not answer:`, error instanceof Error ? error.message : error);
     const why = deadline.signal.aborted ? `did not answer within ${edgeLimits.originAnswerMs} ms` : "could not be reached";
     throw new MillraceError("origin_unreachable", `origin ${origin.name} ${why}`);
@@ -51,22 +54,4 @@ function errorIn(text: string): Pick<MillraceError, "code" | "message"> | undefi
   } catch {
     return undefined;
   }
-}
-
-/** The body as text, or nothing where it is longer than `bytesMax`. */
-async function textOf(response: Response, bytesMax: number): Promise<string> {
-  const decoder = new TextDecoder();
-  let text = "";
-  let bytes = 0;
-  if (!response.body) return "";
-  const reader = response.body.getReader();
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    bytes += part.value.length;
-    if (bytes > bytesMax) {
-      await reader.cancel();
-      return "";
-    }
-    text += decoder.decode(part.value, { stream: true });
-  }
-  return text + decoder.decode();
 }

@@ -8,85 +8,11 @@
 
 #include "engine.h"
 #include "events.h"
-#include "../src/format/vocabulary.h"
+#include "values.h"
+#include "work.h"
 
 namespace millrace {
 namespace {
-
-Napi::Value strings(Napi::Env env, const std::vector<std::string>& values) {
-  Napi::Array array = Napi::Array::New(env, values.size());
-  for (size_t i = 0; i < values.size(); i++) array.Set(static_cast<uint32_t>(i), values[i]);
-  return array;
-}
-
-template <typename TypedArray, typename Element>
-Napi::Value typed(Napi::Env env, const std::vector<Element>& values) {
-  TypedArray array = TypedArray::New(env, values.size());
-  std::copy(values.begin(), values.end(), array.Data());
-  return array;
-}
-
-std::vector<int32_t> ids(const Napi::Value& value) {
-  const Napi::Int32Array array = value.As<Napi::Int32Array>();
-  return std::vector<int32_t>(array.Data(), array.Data() + array.ElementLength());
-}
-
-double number(const Napi::Object& object, const char* name, double fallback) {
-  const Napi::Value value = object.Get(name);
-  return value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : fallback;
-}
-
-bool boolean(const Napi::Object& object, const char* name, bool fallback) {
-  const Napi::Value value = object.Get(name);
-  return value.IsBoolean() ? value.As<Napi::Boolean>().Value() : fallback;
-}
-
-std::string string(const Napi::Object& object, const char* name) {
-  const Napi::Value value = object.Get(name);
-  return value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
-}
-
-// Runs `task` on a libuv thread, then settles the promise with what `convert` makes of its result, or calls `failed` and rejects it.
-template <typename Value>
-class Work final : public Napi::AsyncWorker {
- public:
-  using Task = std::function<Result<Value>()>;
-  using Convert = std::function<Napi::Value(Napi::Env, Value)>;
-  using Failed = std::function<void()>;
-
-  static Napi::Promise start(Napi::Env env, Task task, Convert convert, Failed failed = [] {}) {
-    Work* work = new Work(env, std::move(task), std::move(convert), std::move(failed));
-    work->Queue();
-    return work->deferred_.Promise();
-  }
-
- private:
-  Work(Napi::Env env, Task task, Convert convert, Failed failed)
-      : Napi::AsyncWorker(env, "millrace"), deferred_(Napi::Promise::Deferred::New(env)), task_(std::move(task)), convert_(std::move(convert)),
-        failed_(std::move(failed)) {}
-
-  void Execute() override {
-    try {
-      result_ = std::make_unique<Result<Value>>(task_());
-      if (!result_->ok()) SetError(result_->message());
-    } catch (const std::bad_alloc&) {
-      SetError("not enough memory");
-    } catch (const std::exception& error) {
-      SetError(error.what());
-    }
-  }
-  void OnOK() override { deferred_.Resolve(convert_(Env(), result_->take())); }
-  void OnError(const Napi::Error& error) override {
-    failed_();
-    deferred_.Reject(error.Value());
-  }
-
-  Napi::Promise::Deferred deferred_;
-  Task task_;
-  Convert convert_;
-  Failed failed_;
-  std::unique_ptr<Result<Value>> result_;
-};
 
 // The way from the engine's thread into JavaScript. Node may take it down before the engine ends, when the process exits with work in
 // flight: from then on steps go nowhere.
@@ -186,24 +112,7 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
     return object;
   }
 
-  Napi::Value vocabulary(const Napi::CallbackInfo& call) {
-    const Vocabulary& words = engine_->vocabulary();
-    Napi::Object object = Napi::Object::New(call.Env());
-    object.Set("kind", words.kind);
-    object.Set("preTokenizer", words.pre_tokenizer);
-    object.Set("tokens", strings(call.Env(), words.tokens));
-    object.Set("types", typed<Napi::Int32Array>(call.Env(), words.types));
-    object.Set("scores", typed<Napi::Float32Array>(call.Env(), words.scores));
-    object.Set("merges", strings(call.Env(), words.merges));
-    object.Set("chatTemplate", words.chat_template);
-    if (!words.tokenizer_json.empty()) object.Set("tokenizerJson", words.tokenizer_json);
-    object.Set("bosToken", words.bos);
-    object.Set("eosToken", words.eos);
-    object.Set("unknownToken", words.unknown);
-    object.Set("addBos", words.add_bos);
-    object.Set("addSpacePrefix", words.add_space_prefix);
-    return object;
-  }
+  Napi::Value vocabulary(const Napi::CallbackInfo& call) { return object_of(call.Env(), engine_->vocabulary()); }
 
   // compile(kind, text): Promise<External>, a grammar for `submit`.
   Napi::Value compile(const Napi::CallbackInfo& call) {
@@ -222,6 +131,7 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
     Request request;
     request.id = call[0].As<Napi::Number>().Uint32Value();
     request.prompt = ids(given.Get("prompt"));
+    request.continued = ids(given.Get("continueIds"));
     request.tokens_max = static_cast<int>(number(given, "maxTokens", 1));
     request.tokens_min = static_cast<int>(number(given, "minTokens", 0));
     request.ignores_end = given.Get("ignoreEos").ToBoolean();
@@ -384,10 +294,23 @@ Napi::Value load(const Napi::CallbackInfo& call) {
       [channel] { channel->close(); });
 }
 
+// readVocabulary(path): Promise<Vocabulary>. Weights are mapped at most, never read.
+Napi::Value read_vocabulary_of(const Napi::CallbackInfo& call) {
+  return Work<Vocabulary>::start(
+      call.Env(),
+      [path = call[0].As<Napi::String>().Utf8Value()]() -> Result<Vocabulary> {
+        auto file = open_model(path);
+        if (!file.ok()) return file.status();
+        return read_vocabulary(*file.value());
+      },
+      [](Napi::Env env, Vocabulary vocabulary) { return object_of(env, vocabulary); });
+}
+
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   auto* constructor = new Napi::FunctionReference(Napi::Persistent(NativeEngine::define(env)));
   env.SetInstanceData(constructor);
   exports.Set("load", Napi::Function::New(env, load));
+  exports.Set("readVocabulary", Napi::Function::New(env, read_vocabulary_of));
   return exports;
 }
 

@@ -2,7 +2,7 @@
  * A step's events as they cross from the engine: one flat buffer, records one after another, little-endian, each padded to 4 bytes.
  * `engine/include/events.h` writes what this reads.
  *
- *     u32 request | u32 seq | u8 kind | u8 reason | u16 ids | u32 textBytes | i32 id[ids] | (i32 id | f32 logprob)[ids][each] | text | padding
+ *     u32 request | u32 seq | u8 kind | u8 reason | u16 ids | u32 textBytes | i32 id[ids] | u32 end[ids] | (i32 id | f32 logprob)[ids][each] | text | padding
  *
  * `tokens` has the number `each` of log-probabilities, 0 where none were asked for, in place of the reason; `finished` has u32 queueUs,
  * prefillUs, decodeUs, promptTokens and cachedTokens before its text, which says why it failed.
@@ -22,14 +22,16 @@ export type EngineEvent =
   | { kind: "queued"; request: number; place: number }
   /** The engine begins on the prompt. */
   | { kind: "started"; request: number }
-  /** Tokens `seq - ids.length + 1` to `seq` are released with this text. */
+  /** Tokens `seq - ids.length + 1` to `seq` are released with this text. Those that the request continued have events of their own, first. */
   | {
       kind: "tokens";
       request: number;
       seq: number;
       ids: Int32Array;
+      /** Where the text of each id ends, in bytes of `text` as UTF-8; the last is all of it. */
+      ends: Uint32Array;
       text: string;
-      /** One an id, where they were asked for. */
+      /** One an id, where they were asked for; tokens that were continued have none. */
       logprobs?: TokenLogprobs[];
     }
   /** The last event. `seq` counts every sampled token, the end-of-turn token included. Times are microseconds of one monotonic clock. */
@@ -51,7 +53,8 @@ export type EngineEvent =
 const kinds = ["queued", "started", "tokens", "finished"] as const;
 const reasons: readonly FinishReason[] = ["stop", "length", "cancelled", "closed", "failed"];
 const headerBytes = 16;
-const utf8 = new TextDecoder();
+// A byte order mark is text like any other: without it the ends would not fit.
+const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
 
 export function* readEvents(bytes: Uint8Array): Generator<EngineEvent> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -72,7 +75,8 @@ export function* readEvents(bytes: Uint8Array): Generator<EngineEvent> {
         yield { kind, request };
         break;
       case "tokens": {
-        const logprobsAt = at + 4 * ids;
+        const endsAt = at + 4 * ids;
+        const logprobsAt = endsAt + 4 * ids;
         const textAt = logprobsAt + 8 * ids * reasonOrEach;
         const text = utf8.decode(bytes.subarray(textAt, textAt + textBytes));
         const event = {
@@ -80,6 +84,7 @@ export function* readEvents(bytes: Uint8Array): Generator<EngineEvent> {
           request,
           seq,
           ids: Int32Array.from({ length: ids }, (_, index) => view.getInt32(at + 4 * index, true)),
+          ends: Uint32Array.from({ length: ids }, (_, index) => view.getUint32(endsAt + 4 * index, true)),
           text,
         };
         yield reasonOrEach === 0 ? event : { ...event, logprobs: readLogprobs(view, logprobsAt, ids, reasonOrEach) };

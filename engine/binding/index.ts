@@ -3,9 +3,11 @@
  * step's events arrive. Nothing here blocks the event loop: loading, decoding and closing happen on threads of the engine's own.
  */
 import { createRequire } from "node:module";
+import { checkLoadOptions, checkPath, checkRequest, checkTokens, EngineError } from "./checks.js";
 import { type EngineEvent, readEvents } from "./events.js";
 import { Listeners } from "./listeners.js";
 
+export { EngineError } from "./checks.js";
 export type { EngineEvent, FinishReason, TokenLogprobs } from "./events.js";
 
 /** Kernels: plain C++, or the best SIMD the CPU has (`auto`), or one by name. */
@@ -99,7 +101,9 @@ export interface Grammar {
 
 export interface GenerateRequest {
   prompt: Int32Array;
-  /** Most tokens to sample; prompt plus this must fit the context. */
+  /** Tokens that the answer has already, sampled elsewhere: they count as generated, and are told first, as any others. Default: none. */
+  continueIds?: Int32Array;
+  /** Most tokens of the answer; prompt plus this must fit the context. */
   maxTokens: number;
   temperature: number;
   topK: number;
@@ -119,7 +123,7 @@ export interface GenerateRequest {
   logitBias?: Readonly<Record<number, number>>;
   /** Each token is told with its own log-probability and those of so many likeliest, 0 to 20. Default: without. */
   logprobs?: number;
-  /** Of this engine's `compile`. It alone says where the answer may end: not with minTokens or ignoreEos. */
+  /** Of this engine's `compile`. It alone says where the answer may begin and end: not with minTokens, ignoreEos or continueIds. */
   grammar?: Grammar;
   /** Whose line it waits in. Default `chat`. */
   service?: "voice" | "chat" | "batch";
@@ -147,7 +151,7 @@ export interface EngineStats {
   kvBytesMax: number;
   steps: number;
   tokens: number;
-  /** Computed, so without those that were cached. */
+  /** Computed, so without those that were cached; those that answers were continued with are among them. */
   promptTokens: number;
   /** Requests that found some of their prompt in memory, tokens they found, and tokens that were given up for others. */
   prefixCache: { hits: number; hitTokens: number; evictedTokens: number };
@@ -162,7 +166,7 @@ interface NativeEngine {
   info(): ModelInfo;
   vocabulary(): Vocabulary;
   compile(kind: Format["kind"], text: string): Promise<unknown>;
-  submit(id: number, request: Omit<GenerateRequest, "grammar"> & { grammar: unknown }): Admission;
+  submit(id: number, request: Omit<GenerateRequest, "grammar"> & { continueIds: Int32Array; grammar: unknown }): Admission;
   cancel(id: number): void;
   pause(id: number): void;
   resume(id: number): void;
@@ -176,19 +180,7 @@ interface NativeEngine {
 
 interface Addon {
   load(options: LoadOptions, onStep: (events: Uint8Array) => void): Promise<NativeEngine>;
-}
-
-/** What the engine refuses: a file it cannot read, an architecture it lacks, options that do not fit the machine. */
-export class EngineError extends Error {
-  override readonly name = "EngineError";
-
-  /** @param retryAfterMs when a request that was refused for want of room may find some; 0 where waiting does not help. */
-  constructor(
-    message: string,
-    readonly retryAfterMs = 0,
-  ) {
-    super(message);
-  }
+  readVocabulary(path: string): Promise<Vocabulary>;
 }
 
 export class Engine {
@@ -214,6 +206,19 @@ export class Engine {
     try {
       native = await addon().load(options, onStep);
       return new Engine(native, listeners);
+    } catch (error) {
+      throw asEngineError(error);
+    }
+  }
+
+  /**
+   * Reads what a model's tokenizer is made of, and no weights, without blocking the event loop.
+   * @param path as LoadOptions has it. @throws EngineError saying what is wrong with the file.
+   */
+  static async readVocabulary(path: string): Promise<Vocabulary> {
+    checkPath(path);
+    try {
+      return await addon().readVocabulary(path);
     } catch (error) {
       throw asEngineError(error);
     }
@@ -251,7 +256,8 @@ export class Engine {
     const id = this.#nextRequest++;
     let admission: Admission;
     try {
-      admission = this.native.submit(id, { ...request, grammar: request.grammar?.handle });
+      const { continueIds = new Int32Array(), grammar } = request;
+      admission = this.native.submit(id, { ...request, continueIds, grammar: grammar?.handle });
     } catch (error) {
       throw asEngineError(error);
     }
@@ -311,73 +317,6 @@ function addon(): Addon {
   } catch (error) {
     throw new EngineError(`the engine is not built or cannot be loaded (${String(error)}); build it with: npm run build`);
   }
-}
-
-function checkLoadOptions(options: LoadOptions): void {
-  if (typeof options.path !== "string" || options.path === "") throw new EngineError("path is empty; give a GGUF file");
-  if (options.kvType !== undefined && options.kvType !== "f16" && options.kvType !== "q8")
-    throw new EngineError(`kvType is ${JSON.stringify(options.kvType)}, not "f16" or "q8"`);
-  checkInteger("threads", options.threads, 1, 1024);
-  checkInteger("contextTokens", options.contextTokens, 16, 1 << 24);
-  checkInteger("kvMemoryBytes", options.kvMemoryBytes, 1, Number.MAX_SAFE_INTEGER);
-  checkInteger("slots", options.slots, 1, 4096);
-}
-
-function checkRequest(request: GenerateRequest, info: ModelInfo): void {
-  checkTokens(request.prompt, info);
-  checkInteger("maxTokens", request.maxTokens, 1, 0x7fff_ffff);
-  const total = request.prompt.length + request.maxTokens;
-  if (total > info.contextTokens)
-    throw new EngineError(
-      `the prompt's ${request.prompt.length} tokens plus maxTokens ${request.maxTokens} are ${total}, over the context of ${info.contextTokens}`,
-    );
-  checkNumber("temperature", request.temperature, 0, 10);
-  checkInteger("topK", request.topK, 0, 0x7fff_ffff);
-  checkNumber("topP", request.topP, 0, 1);
-  checkNumber("minP", request.minP, 0, 1);
-  checkNumber("repetitionPenalty", request.repetitionPenalty, 0.1, 10);
-  checkNumber("presencePenalty", request.presencePenalty, -10, 10);
-  checkNumber("frequencyPenalty", request.frequencyPenalty, -10, 10);
-  checkInteger("seed", request.seed, 0, Number.MAX_SAFE_INTEGER);
-  checkNumber("ttftMs", request.ttftMs, 1, msMax);
-  checkNumber("itlMs", request.itlMs, 0.1, msMax);
-  checkNumber("waitMs", request.waitMs, 0, msMax);
-  checkInteger("tenant", request.tenant, 0, 0xffff_ffff);
-  checkNumber("tenantWeight", request.tenantWeight, 0.001, 1_000);
-  for (const text of request.stop) if (typeof text !== "string" || text === "") throw new EngineError("a stop string is empty");
-  checkInteger("minTokens", request.minTokens, 0, request.maxTokens);
-  checkInteger("logprobs", request.logprobs, 0, Math.min(20, info.vocabularySize));
-  checkBias(request.logitBias ?? {}, info);
-}
-
-/** A week: the longest deadline or wait. */
-const msMax = 604_800_000;
-
-function checkBias(bias: Readonly<Record<string, number>>, info: ModelInfo): void {
-  const entries = Object.entries(bias);
-  if (entries.length > 1_024) throw new EngineError(`logitBias has ${entries.length} tokens, over 1024`);
-  for (const [id, value] of entries) {
-    if (!/^\d+$/.test(id) || Number(id) >= info.vocabularySize)
-      throw new EngineError(`logitBias names token ${id}, which is not in the vocabulary of ${info.vocabularySize}`);
-    checkNumber(`logitBias of token ${id}`, value, -100, 100);
-  }
-}
-
-function checkTokens(tokens: Int32Array, info: ModelInfo): void {
-  if (!(tokens instanceof Int32Array) || tokens.length === 0) throw new EngineError("the prompt is empty or not an Int32Array");
-  if (tokens.length > info.contextTokens) throw new EngineError(`${tokens.length} tokens are over the context of ${info.contextTokens}`);
-  for (const token of tokens)
-    if (token < 0 || token >= info.vocabularySize)
-      throw new EngineError(`token ${token} is not in the vocabulary of ${info.vocabularySize}`);
-}
-
-function checkInteger(name: string, value: number | undefined, min: number, max: number): void {
-  if (value !== undefined && !Number.isInteger(value)) throw new EngineError(`${name} is ${value}, not an integer`);
-  checkNumber(name, value, min, max);
-}
-
-function checkNumber(name: string, value: number | undefined, min: number, max: number): void {
-  if (value !== undefined && !(value >= min && value <= max)) throw new EngineError(`${name} is ${value}, not from ${min} to ${max}`);
 }
 
 function asEngineError(error: unknown): EngineError {

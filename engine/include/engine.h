@@ -80,12 +80,13 @@ class Grammar;  // a format compiled for one engine
 struct Request {
   uint32_t id = 0;  // the caller's choice, of no other request under way
   std::vector<int32_t> prompt;
+  std::vector<int32_t> continued;  // the answer's first tokens, sampled elsewhere: they count in all that follows, and are told as others are
   int tokens_max = 0;
   int tokens_min = 0;        // no stop token is sampled before, and no stop string found in the text of so many tokens
   bool ignores_end = false;  // stop tokens are tokens like others; stop strings still end the answer
   SamplingOptions sampling;
   std::vector<std::string> stops;
-  std::shared_ptr<const Grammar> grammar;  // of Engine::compile; it alone says where the answer may end
+  std::shared_ptr<const Grammar> grammar;  // of Engine::compile; it alone says where the answer may end, and nothing is continued by it
   ServiceClass service = ServiceClass::chat;
   Deadlines deadlines;
   uint32_t tenant = 0;       // tenants of one class share by weight
@@ -113,12 +114,13 @@ struct TokenLogprob {
 
 struct Event {
   uint32_t request = 0;
-  uint32_t seq = 0;  // tokens sampled so far; for `queued` the place, from 1
+  uint32_t seq = 0;  // the answer's tokens so far, for `tokens` of those released; for `queued` the place, from 1
   EventKind kind = EventKind::queued;
   Finish finish = Finish::stop;
-  std::vector<int32_t> ids;  // the tokens released
-  std::string text;          // whole code points; of `finished`, why it failed
-  std::vector<TokenLogprob> logprobs;  // [ids][1 + the request's logprobs], the token itself and then the likeliest; or none
+  std::vector<int32_t> ids;    // the tokens released; those that the request brought have events of their own
+  std::vector<uint32_t> ends;  // [ids], where each one's text ends in `text`, in bytes; the last is all of it
+  std::string text;            // whole code points; of `finished`, why it failed
+  std::vector<TokenLogprob> logprobs;  // [ids][1 + the request's logprobs], the token itself and then the likeliest; or none, as of those brought
   uint32_t queue_us = 0, prefill_us = 0, decode_us = 0, prompt_tokens = 0;  // `finished` only
   uint32_t cached_tokens = 0;  // likewise: of the prompt, those that were in memory already
 };
@@ -148,7 +150,8 @@ struct EngineStats {
   int running = 0, waiting = 0, slots = 0;
   uint64_t kv_bytes_mapped = 0, kv_bytes_max = 0;
   uint64_t kv_bytes_promised = 0;  // to those that run: what they have and may yet need
-  uint64_t steps = 0, tokens = 0, prompt_tokens = 0;  // computed
+  uint64_t steps = 0, tokens = 0;
+  uint64_t prompt_tokens = 0;  // computed, of prompts and of what answers were continued with
   struct {
     uint64_t hits = 0;            // requests that found some of their prompt in memory,
     uint64_t hit_tokens = 0;      // so many tokens in all

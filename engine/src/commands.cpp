@@ -16,16 +16,17 @@ Engine::Implementation::Implementation(std::unique_ptr<Assembly> assembly, OnSte
 
 Status Engine::Implementation::submit(Request request, Decision* decision) {
   if (Status status = check_request(request, parts->info); !status.ok()) return status;
-  const int asked_tokens = static_cast<int>(request.prompt.size()) + request.tokens_max;
-  if (!schedule.fits_ever(static_cast<int>(request.prompt.size()), request.tokens_max))
+  // What the answer is continued with is computed as the prompt is.
+  const int given_tokens = static_cast<int>(request.prompt.size() + request.continued.size());
+  const int sampled_max = request.tokens_max - static_cast<int>(request.continued.size());
+  const int asked_tokens = given_tokens + sampled_max;
+  if (!schedule.fits_ever(given_tokens, sampled_max))
     return Status::error(text("a sequence of ", asked_tokens, " tokens needs ", parts->schedule_limits.page_need.of(asked_tokens), " pages of KV memory, and there are ", parts->schedule_limits.pages_max, "; raise --kv-memory or ask for fewer tokens"));
   {
     const std::lock_guard lock(mutex);
     if (closing) return Status::error("the engine is closed");
     if (schedule.contains(request.id)) return Status::error(text("request ", request.id, " is under way already"));
-    const Decision made = schedule.submit({request.id, static_cast<int>(request.prompt.size()), request.tokens_max, request.deadlines, request.service,
-                                           request.tenant, request.tenant_weight},
-                                          clock_us());
+    const Decision made = schedule.submit({request.id, given_tokens, sampled_max, request.deadlines, request.service, request.tenant, request.tenant_weight}, clock_us());
     if (decision != nullptr) *decision = made;
     if (made.verdict == Verdict::refused) return refusal(request, schedule, parts->schedule_limits);
     submitted.push_back(std::move(request));

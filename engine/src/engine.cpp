@@ -1,6 +1,7 @@
 // The engine's thread: commands in, a step, events out.
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "base/attempt.h"
@@ -19,6 +20,7 @@ constexpr std::chrono::milliseconds idle_wait{20};
 void Engine::Implementation::work() {
   end_all(attempt([this] {
     while (take_commands()) {
+      continue_answers();
       cancel_requests();
       for (Evaluation& evaluation : taken_evaluations) evaluation.done.set_value(evaluate_now(*parts, evaluation.tokens, evaluation.chunk_tokens));
       taken_evaluations.clear();
@@ -76,12 +78,33 @@ void Engine::Implementation::begin_requests() {
   const uint64_t now = now_us();
   for (Request& request : taken_requests) {
     const uint32_t id = request.id;
-    const Status status = attempt([&] { live.try_emplace(id, std::move(request), parts->vocabulary.stops, now); });
+    const Status status = attempt([&] {
+      if (!request.continued.empty()) continued.push_back(id);
+      live.try_emplace(id, std::move(request), parts->vocabulary.stops, now);
+    });
     if (status.ok()) continue;
     events.push_back({.request = id, .kind = EventKind::finished, .finish = Finish::failed, .text = status.message()});
     schedule.remove(id, false, clock_us());
   }
   taken_requests.clear();
+}
+
+// What requests bring of their answers is told before all else, and may end them: then they need no slot.
+void Engine::Implementation::continue_answers() {
+  for (const uint32_t request : std::exchange(continued, {})) {
+    const auto found = live.find(request);
+    if (found == live.end()) continue;  // there was no memory to begin it
+    std::optional<Finish> end;
+    const Status status = attempt([&] {
+      Released released;
+      end = found->second.take_up(parts->vocabulary, released);
+      tell(found->second, std::move(released));
+    });
+    if (!status.ok())
+      finish(request, Finish::failed, status.message());
+    else if (end)
+      finish(request, *end);
+  }
 }
 
 Taken Engine::Implementation::take_slot(uint32_t request, int pages) {
@@ -156,8 +179,7 @@ void Engine::Implementation::settle_step(const Plan& plan, const std::vector<int
     schedule.measured(plan.rows, begun_us, now, mapping_us);
     for (const Row& row : plan.rows) {
       schedule.settle(row, row.samples, now);
-      const int prompt = static_cast<int>(live.at(row.request).request.prompt.size());
-      prompt_tokens += static_cast<uint64_t>(std::clamp(prompt - row.first, 0, row.count));
+      prompt_tokens += static_cast<uint64_t>(std::clamp(live.at(row.request).given() - row.first, 0, row.count));
     }
     stats.steps++;
     stats.tokens += sampled.size();
@@ -175,28 +197,20 @@ void Engine::Implementation::settle_step(const Plan& plan, const std::vector<int
 void Engine::Implementation::settle(const Row& row, int32_t token) {
   Live& each = live.at(row.request);
   each.tokens.push_back(token);
-  each.sampler.accept(token);
   each.logprobs.insert(each.logprobs.end(), each.sampler.logprobs().begin(), each.sampler.logprobs().end());
-  each.seq++;
   each.last_us = now_us();
-  if (each.seq == 1) each.first_us = each.last_us;
+  if (each.first_us == 0) each.first_us = each.last_us;
 
   if (each.constraint != nullptr)
     if (Status status = each.constraint->accept(token); !status.ok()) return finish(row.request, Finish::failed, status.message());
-  const std::vector<int32_t>& stops = parts->vocabulary.stops;
-  const bool may_stop = each.seq > static_cast<uint32_t>(each.request.tokens_min);
-  if (may_stop && !each.request.ignores_end && std::binary_search(stops.begin(), stops.end(), token)) return finish(row.request, Finish::stop);
-  Released released = each.releaser.push(token, parts->vocabulary.bytes[token], may_stop);
-  const bool stopped = released.stopped;
+  Released released;
+  const std::optional<Finish> end = each.take(token, parts->vocabulary, released);
   tell(each, std::move(released));
-  if (stopped)
-    finish(row.request, Finish::stop);
-  else if (each.seq == static_cast<uint32_t>(each.request.tokens_max))
-    finish(row.request, Finish::length);
+  if (end) finish(row.request, *end);
 }
 
 void Engine::Implementation::tell(Live& each, Released released) {
-  if (!released.ids.empty()) events.push_back(each.release(std::move(released)));
+  while (!released.ids.empty()) events.push_back(each.release(released));
 }
 
 void Engine::Implementation::finish(uint32_t request, Finish reason, std::string why) {
@@ -213,10 +227,12 @@ void Engine::Implementation::finish(uint32_t request, Finish reason, std::string
                     .prefill_us = span(each.started_us, each.first_us),
                     .decode_us = span(each.first_us, each.last_us),
                     .prompt_tokens = static_cast<uint32_t>(each.request.prompt.size()),
-                    .cached_tokens = static_cast<uint32_t>(each.cached)});
+                    .cached_tokens = static_cast<uint32_t>(std::min<size_t>(static_cast<size_t>(each.cached), each.request.prompt.size()))});
+  // What was left of an answer that began elsewhere tells nothing of how long answers are.
+  const bool is_whole = (reason == Finish::stop || reason == Finish::length) && each.request.continued.empty();
   live.erase(request);
   const std::lock_guard lock(mutex);
-  const int slot = schedule.remove(request, reason == Finish::stop || reason == Finish::length, clock_us());
+  const int slot = schedule.remove(request, is_whole, clock_us());
   if (slot >= 0) parts->slots->give_back(slot);
 }
 

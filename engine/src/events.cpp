@@ -1,5 +1,6 @@
 #include "events.h"
 
+#include <cassert>
 #include <cstring>
 
 namespace millrace {
@@ -17,6 +18,7 @@ void put(std::vector<uint8_t>& bytes, Value value) {
 std::vector<uint8_t> flatten(std::span<const Event> events) {
   std::vector<uint8_t> bytes;
   for (const Event& event : events) {
+    assert(event.ids.size() <= event_ids_max && event.ends.size() == event.ids.size());
     put(bytes, event.request);
     put(bytes, event.seq);
     put(bytes, static_cast<uint8_t>(event.kind));
@@ -32,6 +34,7 @@ std::vector<uint8_t> flatten(std::span<const Event> events) {
       put(bytes, event.cached_tokens);
     }
     for (const int32_t id : event.ids) put(bytes, id);
+    for (const uint32_t end : event.ends) put(bytes, end);
     for (const TokenLogprob& each : event.logprobs) {
       put(bytes, each.token);
       put(bytes, each.logprob);

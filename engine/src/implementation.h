@@ -47,6 +47,7 @@ struct Engine::Implementation {
   // The engine's thread alone touches these.
   OnStep on_step;
   std::map<uint32_t, Live> live;
+  std::vector<uint32_t> continued;  // requests that bring the beginning of their answers, not yet taken up
   std::vector<Event> events;
   bool is_idle = false;  // the last step had nothing to do
   std::vector<Request> taken_requests;
@@ -59,6 +60,7 @@ struct Engine::Implementation {
   void work();
   bool take_commands();
   void begin_requests();
+  void continue_answers();
   Taken take_slot(uint32_t request, int pages);
   void cancel_requests();
   void step();

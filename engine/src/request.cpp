@@ -22,6 +22,17 @@ Status check_sampling(const SamplingOptions& sampling, int vocabulary_size) {
   return Status();
 }
 
+Status check_continued(const Request& request, int vocabulary_size) {
+  if (request.continued.empty()) return Status();
+  if (request.grammar != nullptr) return Status::error("a format derives an answer from its first token on; continue none beside it");
+  if (request.continued.size() > static_cast<size_t>(request.tokens_max))
+    return Status::error(text("the answer is continued with ", request.continued.size(), " tokens, but may have at most ", request.tokens_max));
+  for (const int32_t token : request.continued)
+    if (token < 0 || token >= vocabulary_size)
+      return Status::error(text("token ", token, ", with which the answer is continued, is not in the vocabulary of ", vocabulary_size));
+  return Status();
+}
+
 }  // namespace
 
 Status check_tokens(const std::vector<int32_t>& tokens, const ModelInfo& model) {
@@ -45,6 +56,7 @@ Status check_request(const Request& request, const ModelInfo& model) {
   if (total > model.context_tokens)
     return Status::error(text("the prompt's ", request.prompt.size(), " tokens plus at most ", request.tokens_max, " more are ", total,
                               ", over the context of ", model.context_tokens));
+  if (Status status = check_continued(request, model.vocabulary_size); !status.ok()) return status;
   return check_sampling(request.sampling, model.vocabulary_size);
 }
 

@@ -18,10 +18,10 @@ Value read(const std::vector<uint8_t>& bytes, size_t at) {
 
 }  // namespace
 
-TEST("tokens are written as header, ids, text and padding to 4 bytes") {
-  const Event event{.request = 7, .seq = 9, .kind = EventKind::tokens, .ids = {11, -1}, .text = "h\xc3\xa9llo"};
+TEST("tokens are written as header, ids, their ends, text and padding to 4 bytes") {
+  const Event event{.request = 7, .seq = 9, .kind = EventKind::tokens, .ids = {11, -1}, .ends = {3, 6}, .text = "h\xc3\xa9llo"};
   const std::vector<uint8_t> bytes = flatten(std::span(&event, 1));
-  CHECK_EQUAL(bytes.size(), 16u + 8 + 8);
+  CHECK_EQUAL(bytes.size(), 16u + 8 + 8 + 8);
   CHECK_EQUAL(read<uint32_t>(bytes, 0), 7u);
   CHECK_EQUAL(read<uint32_t>(bytes, 4), 9u);
   CHECK_EQUAL(int{bytes[8]}, 2);
@@ -29,8 +29,10 @@ TEST("tokens are written as header, ids, text and padding to 4 bytes") {
   CHECK_EQUAL(read<uint32_t>(bytes, 12), 6u);
   CHECK_EQUAL(read<int32_t>(bytes, 16), 11);
   CHECK_EQUAL(read<int32_t>(bytes, 20), -1);
-  CHECK_EQUAL(std::string(bytes.begin() + 24, bytes.begin() + 30), event.text);
-  CHECK_EQUAL(int{bytes[30]} + int{bytes[31]}, 0);
+  CHECK_EQUAL(read<uint32_t>(bytes, 24), 3u);
+  CHECK_EQUAL(read<uint32_t>(bytes, 28), 6u);
+  CHECK_EQUAL(std::string(bytes.begin() + 32, bytes.begin() + 38), event.text);
+  CHECK_EQUAL(int{bytes[38]} + int{bytes[39]}, 0);
 }
 
 TEST("an end is written as header and five numbers, and records follow one another") {
@@ -50,18 +52,25 @@ TEST("an end is written as header and five numbers, and records follow one anoth
   for (size_t i = 0; i < 5; i++) CHECK_EQUAL(read<uint32_t>(bytes, 48 + 4 * i), 10 * (static_cast<uint32_t>(i) + 1));
 }
 
+TEST("an event of as many tokens as a record can count is written whole") {
+  Event event{.request = 1, .seq = event_ids_max, .kind = EventKind::tokens, .ids = std::vector<int32_t>(event_ids_max, 7), .ends = std::vector<uint32_t>(event_ids_max, 0)};
+  const std::vector<uint8_t> bytes = flatten(std::span(&event, 1));
+  CHECK_EQUAL(bytes.size(), 16u + 8 * event_ids_max);
+  CHECK_EQUAL(size_t{read<uint16_t>(bytes, 10)}, event_ids_max);
+}
+
 TEST("no events are no bytes") { CHECK_EQUAL(flatten({}).size(), 0u); }
 
-TEST("log-probabilities stand between ids and text, with their number in the header") {
-  const Event event{.request = 1, .seq = 2, .kind = EventKind::tokens, .ids = {5, 6}, .text = "x", .logprobs = {{5, -0.5f}, {9, -0.25f}, {6, -1}, {6, -1}}};
+TEST("log-probabilities stand between ends and text, with their number in the header") {
+  const Event event{.request = 1, .seq = 2, .kind = EventKind::tokens, .ids = {5, 6}, .ends = {0, 1}, .text = "x", .logprobs = {{5, -0.5f}, {9, -0.25f}, {6, -1}, {6, -1}}};
   const std::vector<uint8_t> bytes = flatten(std::span(&event, 1));
-  CHECK_EQUAL(bytes.size(), 16u + 8 + 32 + 4);
+  CHECK_EQUAL(bytes.size(), 16u + 8 + 8 + 32 + 4);
   CHECK_EQUAL(int{bytes[9]}, 2);
   for (size_t i = 0; i < 4; i++) {
-    CHECK_EQUAL(read<int32_t>(bytes, 24 + 8 * i), event.logprobs[i].token);
-    CHECK_EQUAL(read<float>(bytes, 28 + 8 * i), event.logprobs[i].logprob);
+    CHECK_EQUAL(read<int32_t>(bytes, 32 + 8 * i), event.logprobs[i].token);
+    CHECK_EQUAL(read<float>(bytes, 36 + 8 * i), event.logprobs[i].logprob);
   }
-  CHECK_EQUAL(bytes[56], uint8_t{'x'});
+  CHECK_EQUAL(bytes[64], uint8_t{'x'});
 }
 
 TEST("why a request failed follows the numbers of its end") {

@@ -28,24 +28,16 @@ std::string cut(const std::string& text, const std::vector<std::string>& stops, 
   return stopped ? text.substr(0, begin) : text;
 }
 
-struct Whole {
-  std::string text;
-  std::vector<int32_t> ids;
-  bool stopped = false;
-};
-
 // Pushes tokens 0, 1, 2 ... with these bytes until a stop string ends it; checks what holds at each step.
-Whole push_all(const std::vector<std::string>& tokens, const std::vector<std::string>& stops) {
+Released push_all(const std::vector<std::string>& tokens, const std::vector<std::string>& stops) {
   Releaser releaser(stops);
-  Whole all;
+  Released all;
   std::string bytes;
   for (size_t i = 0; i < tokens.size() && !all.stopped; i++) {
     const Released released = releaser.push(static_cast<int32_t>(i), tokens[i]);
     CHECK(is_whole(released.text), test::show(released.text));
     CHECK(!released.ids.empty() || released.text.empty(), "text came without its token");
-    all.text += released.text;
-    all.ids.insert(all.ids.end(), released.ids.begin(), released.ids.end());
-    all.stopped = released.stopped;
+    all.append(released);
     bytes += tokens[i];
     // Never ahead of what is certain.
     bool stopped = false;
@@ -55,10 +47,28 @@ Whole push_all(const std::vector<std::string>& tokens, const std::vector<std::st
   if (!all.stopped) {
     const Released rest = releaser.flush();
     CHECK(is_whole(rest.text));
-    all.text += rest.text;
-    all.ids.insert(all.ids.end(), rest.ids.begin(), rest.ids.end());
+    all.append(rest);
   }
   return all;
+}
+
+// Where the text of each token ends: behind as many code points of the whole text as its bytes and those before them have, an unfinished one
+// counted as the one that it becomes.
+std::vector<uint32_t> ends_of(const std::vector<std::string>& tokens) {
+  const auto is_lead = [](char byte) { return (static_cast<uint8_t>(byte) & 0xc0) != 0x80; };
+  std::string bytes;
+  for (const std::string& token : tokens) bytes += token;
+  const std::string text = decode(bytes);
+  bytes.clear();
+  std::vector<uint32_t> ends;
+  for (const std::string& token : tokens) {
+    const std::string before = decode(bytes += token);
+    auto points = std::count_if(before.begin(), before.end(), is_lead);
+    size_t end = 0;
+    while (points > 0 || (end < text.size() && !is_lead(text[end]))) points -= is_lead(text[end++]);
+    ends.push_back(static_cast<uint32_t>(end));
+  }
+  return ends;
 }
 
 std::vector<std::string> split_at_random(test::Random& random, const std::string& bytes) {
@@ -84,7 +94,7 @@ std::string random_bytes(test::Random& random) {
 TEST("text split at every byte comes out whole") {
   const std::string text = "na\xc3\xafve \xe2\x82\xac" "5 \xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x9a\x80!";
   for (size_t at = 0; at <= text.size(); at++) {
-    const Whole all = push_all({text.substr(0, at), text.substr(at)}, {});
+    const Released all = push_all({text.substr(0, at), text.substr(at)}, {});
     CHECK_EQUAL(all.text, text);
     CHECK_EQUAL(all.ids, (std::vector<int32_t>{0, 1}));
   }
@@ -99,10 +109,40 @@ TEST("a token is released with the code point that holds its last byte") {
   CHECK_EQUAL(releaser.push(2, "\x98").ids.size(), 0u);
   const Released released = releaser.push(3, "\x80 ok \xe2");
   CHECK_EQUAL(released.ids, (std::vector<int32_t>{1, 2}));
+  CHECK_EQUAL(released.ends, (std::vector<uint32_t>{4, 4}));
   CHECK_EQUAL(released.text, std::string("\xf0\x9f\x98\x80"));
-  const Released rest = releaser.push(4, "\x82\xac");
+  const Released rest = releaser.push(4, "\x82\xac!");
   CHECK_EQUAL(rest.ids, (std::vector<int32_t>{3, 4}));
-  CHECK_EQUAL(rest.text, std::string(" ok \xe2\x82\xac"));
+  CHECK_EQUAL(rest.ends, (std::vector<uint32_t>{7, 8}));
+  CHECK_EQUAL(rest.text, std::string(" ok \xe2\x82\xac!"));
+}
+
+TEST("tokens beyond a stop string end where the text does") {
+  Releaser releaser({"STOP"});
+  CHECK(releaser.push(1, "ab S").ids.empty());
+  CHECK(releaser.push(2, "TO").ids.empty());
+  const Released released = releaser.push(3, "P cd");
+  CHECK(released.stopped);
+  CHECK_EQUAL(released.text, std::string("ab "));
+  CHECK_EQUAL(released.ids, (std::vector<int32_t>{1, 2, 3}));
+  CHECK_EQUAL(released.ends, (std::vector<uint32_t>{3, 3, 3}));
+}
+
+TEST("what was released can be taken out in parts, each with its own text") {
+  Released all{.ids = {1, 2}, .ends = {1, 3}, .text = "abc"};
+  all.append({.ids = {3, 4, 5}, .ends = {0, 2, 3}, .text = "def"});
+  CHECK_EQUAL(all.ends, (std::vector<uint32_t>{1, 3, 3, 5, 6}));
+  const Released none = all.take(0);
+  CHECK(none.ids.empty() && none.text.empty());
+  const Released front = all.take(2);
+  CHECK_EQUAL(front.ids, (std::vector<int32_t>{1, 2}));
+  CHECK_EQUAL(front.ends, (std::vector<uint32_t>{1, 3}));
+  CHECK_EQUAL(front.text, std::string("abc"));
+  CHECK_EQUAL(all.ends, (std::vector<uint32_t>{0, 2, 3}));
+  const Released rest = all.take(9);
+  CHECK_EQUAL(rest.ids, (std::vector<int32_t>{3, 4, 5}));
+  CHECK_EQUAL(rest.text, std::string("def"));
+  CHECK(all.ids.empty() && all.ends.empty() && all.text.empty());
 }
 
 TEST("every pair of bytes is decoded as the standard says") {
@@ -123,6 +163,16 @@ TEST("bytes that can begin nothing are released at once, as U+FFFD") {
   CHECK_EQUAL(released.text, std::string(replacement));
 }
 
+TEST("a token that breaks off in a code point ends with its U+FFFD, before what follows") {
+  Releaser releaser({"bc"});
+  CHECK(releaser.push(1, "a\xe2").ids.empty());
+  // The b may begin a stop string: it is held, but not the token before it.
+  const Released released = releaser.push(2, "b");
+  CHECK_EQUAL(released.ids, std::vector<int32_t>{1});
+  CHECK_EQUAL(released.text, std::string("a") + replacement);
+  CHECK_EQUAL(releaser.flush().ends, std::vector<uint32_t>{1});
+}
+
 TEST("a token without bytes is released at once, but not ahead of others") {
   Releaser releaser({});
   CHECK_EQUAL(releaser.push(1, "").ids, std::vector<int32_t>{1});
@@ -135,7 +185,7 @@ TEST("a stop string that spans tokens ends the text before it") {
   const std::string text = "one two STOP three";
   for (size_t a = 0; a <= text.size(); a++)
     for (size_t b = a; b <= text.size(); b++) {
-      const Whole all = push_all({text.substr(0, a), text.substr(a, b - a), text.substr(b)}, {"STOP"});
+      const Released all = push_all({text.substr(0, a), text.substr(a, b - a), text.substr(b)}, {"STOP"});
       CHECK_EQUAL(all.text, std::string("one two "));
       CHECK(all.stopped);
     }
@@ -171,9 +221,11 @@ TEST("random tokens and stop strings come out as a plain decoder and cutter woul
     const std::vector<std::string> tokens = split_at_random(random, bytes);
     bool stopped = false;
     const std::string right = cut(decode(bytes), stops, stopped);
-    const Whole all = push_all(tokens, stops);
+    const Released all = push_all(tokens, stops);
     CHECK_EQUAL(all.text, right);
     if (!stopped) CHECK_EQUAL(all.ids.size(), tokens.size());
+    if (!stopped) CHECK_EQUAL(all.ends, ends_of(tokens));
+    CHECK(all.ends.size() == all.ids.size() && (all.ends.empty() || all.ends.back() == all.text.size()), test::show(all.ends));
     for (size_t i = 0; i < all.ids.size(); i++) CHECK_EQUAL(all.ids[i], static_cast<int32_t>(i));
   }
 }

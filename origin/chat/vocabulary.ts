@@ -28,3 +28,9 @@ export const TokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, un
 export class VocabularyError extends Error {
   override readonly name = "VocabularyError";
 }
+
+/** Whether an answer may be made of this token: it is there, and stands for text. */
+export function isText(vocabulary: Pick<Vocabulary, "types">, token: number): boolean {
+  const type = vocabulary.types[token];
+  return type === TokenType.normal || type === TokenType.userDefined || type === TokenType.byte;
+}

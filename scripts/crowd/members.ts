@@ -1,6 +1,6 @@
 /** Who is in the crowd: what each asks for, and when some change their minds. `engine/test/support/crowd.h` is its like in C++. */
 import type { GenerateRequest } from "../../engine/binding/index.js";
-import type { Random } from "./random.js";
+import type { Random } from "../random.js";
 
 /**
  * When a request is cancelled. `submitted`: right after; `queued`: when it is told its first place; `started`: when its prompt is begun;

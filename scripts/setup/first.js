@@ -8,7 +8,7 @@ import { installPackages } from "./packages.js";
 import { refuseWithoutTools } from "./tools.js";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
-const commands = ["start", "test", "chat", "eval", "bench", "crowd", "build"];
+const commands = ["start", "test", "chat", "eval", "bench", "crowd", "chaos", "fuzz", "build"];
 
 export class SetupError extends Error {
   /** The message says all there is to say: no stack trace is shown. */
@@ -37,7 +37,7 @@ function needsOf(command, args) {
   return {
     engine: !simulated,
     model: simulated || command === "build" ? undefined : model === "" ? "default" : model,
-    page: command !== "eval" && command !== "crowd",
+    page: !["eval", "crowd", "chaos", "fuzz"].includes(command),
   };
 }
 

@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import type { Browser } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { buildPage } from "../../scripts/build-page.js";
+import { Op } from "../../shared/protocol.js";
 import { describeInChromium, launchChromium } from "../support/chromium.js";
 import { ScriptedEdge } from "../support/scriptedEdge.js";
 import { Tab } from "./tab.js";
@@ -55,11 +56,10 @@ describeInChromium("the page is for everybody", () => {
     const second = await edge.question(2);
     second.peer.tokens(second.stream, ["Half"]);
     await tab.shows("Half");
-    edge.script.onTicket = (_, answer) => {
-      answer.writeHead(502).end(JSON.stringify({ error: { code: "origin_unreachable", message: "no origin" } }));
-    };
-    second.peer.socket.terminate();
+    second.peer.send([Op.ERROR, second.stream, "internal", "the engine failed", 0]);
     await tab.part(".broken").waitFor();
+    edge.script.onOpen = (peer) => peer.refuse("origin_unreachable");
+    second.peer.socket.terminate();
     await tab.page.locator("#notice").waitFor();
     expect(await violations(tab)).toEqual([]);
   });

@@ -2,7 +2,7 @@ import { fileURLToPath } from "node:url";
 import type { Browser } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { buildPage } from "../../scripts/build-page.js";
-import { Op } from "../../shared/protocol.js";
+import { Op, type Resume } from "../../shared/protocol.js";
 import { describeInChromium, launchChromium } from "../support/chromium.js";
 import { hello, ScriptedEdge } from "../support/scriptedEdge.js";
 import { Tab } from "./tab.js";
@@ -130,15 +130,77 @@ describeInChromium("the page", () => {
     await tab.part(".left-out").getByText("the 4 oldest messages were left out").waitFor();
   });
 
-  // Nothing of what was shown is lost when the origin dies, and Retry works as soon as there is a connection again.
-  test("an origin that dies mid-answer", async () => {
+  // A socket is nothing to a reader: the answer goes on in its place, and nothing is said of it.
+  test("an answer outlives its socket", async () => {
+    const texts = ["Once upon a time ", "there was ", "a mill."];
+    await tab.ask("A long story?");
+    const { peer, stream } = await edge.question();
+    peer.started(stream);
+    peer.tokens(stream, texts.slice(0, 2));
+    await tab.shows("Once upon a time there was");
+    const sockets = edge.peers.length;
+    peer.socket.terminate();
+    const next = await edge.connected(sockets + 1);
+    const [, resumed, , response, seq] = await next.next<Resume>(Op.RESUME);
+    next.send([Op.RESUMED, resumed, response, 3, 12, 0]);
+    next.tokens(resumed, texts.slice(seq), seq + 1);
+    next.done(resumed, texts);
+    await tab.settled();
+    expect(await tab.prose.innerText()).toBe(texts.join(""));
+    expect(await tab.page.locator("#notice").isVisible()).toBe(false);
+    expect(await tab.page.locator("#transcript > li").count()).toBe(1);
+  });
+
+  // F5: the same bubble, the same question above it, and no ticket; what was said before is carried along as ever.
+  test("an answer outlives its page", async () => {
+    const texts = ["Once upon a time ", "there was ", "a mill."];
+    await tab.ask("Hello?");
+    const hello = await edge.question(1);
+    hello.peer.answer(hello.stream, ["Yes."]);
+    await tab.settled();
+    await tab.ask("A long story?");
+    const { peer, stream } = await edge.question(2);
+    peer.started(stream);
+    peer.tokens(stream, texts.slice(0, 2));
+    await tab.shows("Once upon a time there was");
+    const sockets = edge.peers.length;
+    await tab.page.reload();
+    const next = await edge.connected(sockets + 1);
+    expect(next.protocols).toEqual(["millrace.v1", "resume.token-1"]);
+    const [, resumed, , response, seq] = await next.next<Resume>(Op.RESUME);
+    expect([response, seq]).toEqual([`response-${stream}`, 2]);
+    await tab.shows("Once upon a time there was");
+    next.send([Op.RESUMED, resumed, response, 3, 12, 0]);
+    next.tokens(resumed, texts.slice(2), 3);
+    next.done(resumed, texts);
+    await tab.settled();
+    expect(await tab.prose.innerText()).toBe(texts.join(""));
+    expect(await tab.page.locator(".question").allInnerTexts()).toEqual(["You asked\n\nHello?", "You asked\n\nA long story?"]);
+    await tab.page.reload();
+    await tab.ask("And then?");
+    expect((await edge.question(3)).messages).toEqual([
+      ["user", "Hello?"],
+      ["assistant", "Yes."],
+      ["user", "A long story?"],
+      ["assistant", texts.join("")],
+      ["user", "And then?"],
+    ]);
+    expect(tab.complaints).toEqual([]);
+  });
+
+  // What cannot be had any more is told; nothing of what was shown is lost, and Retry asks again.
+  test("an answer that is lost for good", async () => {
     await tab.ask("A long story?");
     const first = await edge.question(1);
+    first.peer.started(first.stream);
     first.peer.tokens(first.stream, ["Once upon a time ", "there was"]);
     await tab.shows("Once upon a time there was");
+    const sockets = edge.peers.length;
     first.peer.socket.terminate();
+    const next = await edge.connected(sockets + 1);
+    next.send([Op.EXPIRED, (await next.next<Resume>(Op.RESUME))[1], 9, "stop"]);
     await tab.part(".broken").getByText("The answer broke off. What had arrived is kept.").waitFor();
-    expect(await tab.part(".broken").innerText()).toContain("The connection broke while the answer was arriving");
+    expect(await tab.part(".broken").innerText()).toContain("its text is not kept any more");
     expect(await tab.prose.innerText()).toBe("Once upon a time there was");
     await tab.part(".broken").getByRole("button", { name: "Retry" }).click();
     const second = await edge.question(2);
@@ -170,9 +232,7 @@ describeInChromium("the page", () => {
 
   // While no origin answers, the page says so, keeps trying, and needs nobody to press anything.
   test("it finds its way back by itself", async () => {
-    edge.script.onTicket = (_, answer) => {
-      answer.writeHead(503).end(JSON.stringify({ error: { code: "model_loading", message: "the model is loading" } }));
-    };
+    edge.script.onOpen = (peer) => peer.refuse("model_loading", "the model is loading");
     edge.peer.socket.terminate();
     await tab.page.locator("#notice").getByText("The model is still loading.").waitFor();
     expect(await tab.page.locator("#model").innerText()).toContain("Not connected");
@@ -182,9 +242,7 @@ describeInChromium("the page", () => {
   });
 
   test("a refusal that stays is not tried again until asked", async () => {
-    edge.script.onTicket = (_, answer) => {
-      answer.writeHead(401).end(JSON.stringify({ error: { code: "credential_missing", message: "this edge asks for a JWT" } }));
-    };
+    edge.script.onOpen = (peer) => peer.refuse("credential_missing", "this edge asks for a JWT");
     edge.peer.socket.terminate();
     await tab.page.locator("#notice").getByText("This edge asks for a JWT.").waitFor();
     expect(await tab.page.locator("#notice").innerText()).not.toContain("Trying again");
@@ -194,7 +252,7 @@ describeInChromium("the page", () => {
   });
 
   test("a simulated engine shows itself", async () => {
-    edge.script.onOpen = (peer) => peer.send([Op.HELLO, 0, { ...hello, engine: "simulated" }]);
+    edge.script.onOpen = (peer) => peer.hello({ engine: "simulated" });
     await tab.page.reload();
     await tab.connected();
     expect(await tab.page.locator("#model").innerText()).toContain("Simulated engine");

@@ -1,29 +1,30 @@
 import { expect, test } from "vitest";
-import type { Connection } from "../../client/connection.js";
 import { Conversation } from "../../client/conversation.js";
-import { Response } from "../../client/response.js";
+import type { Response } from "../../client/response.js";
 import { type ChatMessage, Op } from "../../shared/protocol.js";
+import { answering } from "./support.js";
 
-/** A connection whose answers are these texts, and what it was asked. */
-function answering(...texts: string[]) {
+/** A link whose answers are these texts, and what it was asked. */
+function answersOf(...texts: string[]) {
   const asked: ChatMessage[][] = [];
-  const connection = {
-    start(messages: ChatMessage[]) {
-      asked.push(messages);
-      const response = new Response(() => {});
-      const text = texts.shift();
-      if (text) response.apply([Op.TOKENS, 1, 1, text, 0]);
-      return response;
-    },
-  } as unknown as Connection;
-  return { asked, connect: () => Promise.resolve(connection) };
+  const tell: ReturnType<typeof answering>["hear"][] = [];
+  const start = (messages: ChatMessage[]): Response => {
+    asked.push(messages);
+    const { response, join, hear } = answering();
+    join();
+    tell.push(hear);
+    const text = texts.shift();
+    if (text) hear([Op.TOKENS, 1, 1, text, 0, [1]]);
+    return response;
+  };
+  return { asked, start, tell };
 }
 
-test("each question carries what was said before, under the system message", async () => {
-  const { asked, connect } = answering("Paris.", "Two million.");
-  const conversation = new Conversation(connect, {}, "Be brief.");
-  await conversation.ask("Capital of France?");
-  await conversation.ask("How many people?");
+test("each question carries what was said before, under the system message", () => {
+  const { asked, start } = answersOf("Paris.", "Two million.");
+  const conversation = new Conversation(start, {}, "Be brief.");
+  conversation.ask("Capital of France?");
+  conversation.ask("How many people?");
   expect(asked[1]).toEqual([
     ["system", "Be brief."],
     ["user", "Capital of France?"],
@@ -32,29 +33,52 @@ test("each question carries what was said before, under the system message", asy
   ]);
 });
 
-test("a retry asks the last question again, without its answer", async () => {
-  const { asked, connect } = answering("Wrong.", "Right.");
-  const conversation = new Conversation(connect);
-  await conversation.ask("?");
-  await conversation.retry();
+test("a retry asks the last question again, without its answer", () => {
+  const { asked, start } = answersOf("Wrong.", "Right.");
+  const conversation = new Conversation(start);
+  conversation.ask("?");
+  conversation.retry();
   expect(asked).toEqual([[["user", "?"]], [["user", "?"]]]);
   expect(conversation.messages.at(-1)).toEqual(["assistant", "Right."]);
 });
 
 // No template is handed two user turns in a row, and no question is lost.
-test("a question that got no answer joins the next", async () => {
-  const { asked, connect } = answering("", "Yes.");
-  const conversation = new Conversation(connect);
-  await conversation.ask("Is water wet?");
-  await conversation.ask("In one word.");
+test("a question that got no answer joins the next", () => {
+  const { asked, start } = answersOf("", "Yes.");
+  const conversation = new Conversation(start);
+  conversation.ask("Is water wet?");
+  conversation.ask("In one word.");
   expect(asked[1]).toEqual([["user", "Is water wet?\n\nIn one word."]]);
 });
 
-test("a question that could not be sent can be asked again", async () => {
-  const { connect } = answering("Here.");
-  let reachable = false;
-  const conversation = new Conversation(() => (reachable ? connect() : Promise.reject(new Error("down"))));
-  await expect(conversation.ask("Anyone?")).rejects.toThrow("down");
-  reachable = true;
-  expect((await conversation.retry()).text).toBe("Here.");
+// Whoever was interrupted knows what the other heard, and goes on from there.
+test("a truncated answer counts as far as it was heard", () => {
+  const { asked, start, tell } = answersOf("Once upon a time there was", "Yes?");
+  const conversation = new Conversation(start);
+  const told = conversation.ask("A story?");
+  tell[0]?.([Op.TRUNCATED, 1, 1, 11]);
+  conversation.ask("Wait!");
+  expect(asked[1]).toEqual([
+    ["user", "A story?"],
+    ["assistant", "Once upon a"],
+    ["user", "Wait!"],
+  ]);
+  expect(told.text).toBe("Once upon a time there was");
+});
+
+// A page that was loaded anew carries on what was said in it.
+test("a conversation goes on from what was said before", () => {
+  const { asked, start } = answersOf("Of course.");
+  const before = [{ question: "One?", answer: { heard: "Yes." } }, { question: "Lost?" }];
+  const conversation = new Conversation(start, {}, undefined, before);
+  conversation.ask("Two?");
+  expect(asked[0]).toEqual([
+    ["user", "One?"],
+    ["assistant", "Yes."],
+    ["user", "Lost?\n\nTwo?"],
+  ]);
+});
+
+test("nothing can be asked again before anything was asked", () => {
+  expect(() => new Conversation(answersOf().start).retry()).toThrow("no question");
 });

@@ -15,6 +15,21 @@ test("measures what a reader felt", () => {
   expect(pace.measures()).toEqual({ firstTokenMs: 100, tokens: 4, tokensPerSecond: 50, gapP50Ms: 10, gapP99Ms: 40 });
 });
 
+// The first token came 120 ms after START was sent for good, of which the origin accounts for 90.
+test("the network's part is what the origin does not account for", () => {
+  const pace = new Pace(0);
+  pace.explained(90);
+  expect(pace.measures().networkMs).toBeUndefined();
+  pace.sent(10);
+  pace.sent(30);
+  pace.arrived(1, 150);
+  pace.sent(400);
+  pace.explained(90);
+  expect(pace.measures()).toMatchObject({ firstTokenMs: 150, networkMs: 30 });
+  pace.explained(1_000);
+  expect(pace.measures().networkMs).toBe(0);
+});
+
 // Nothing is claimed before it is known.
 test("one frame has no speed", () => {
   const pace = new Pace(0);

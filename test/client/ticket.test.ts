@@ -1,6 +1,6 @@
 import { afterEach, expect, test } from "vitest";
 import { WebSocket } from "ws";
-import { connect } from "../../client/connection.js";
+import { connect } from "../../client/dial.js";
 import { fetchTicket } from "../../client/ticket.js";
 import { ScriptedEdge } from "../support/scriptedEdge.js";
 

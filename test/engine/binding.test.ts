@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { text } from "node:stream/consumers";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { Engine, EngineError, type GenerateRequest, type LoadOptions } from "../../engine/binding/index.js";
+import { Engine, EngineError, type GenerateRequest, type Grammar, type LoadOptions } from "../../engine/binding/index.js";
 import { ask, request } from "./support.js";
 import { temporaryFolder, tiny, tinyModel } from "./tinyModel.js";
 
@@ -130,6 +130,10 @@ describe("a loaded engine", () => {
     [{ seed: 2 ** 53 }, /^seed is 9007199254740992, not from 0/],
     [{ stop: ["x", ""] }, /^a stop string is empty/],
     [{ minTokens: 3 }, /^minTokens is 3, not from 0 to 2/],
+    [{ continueIds: Int32Array.of(1, 256) }, /^continueIds has token 256, which is not in the vocabulary of 256/],
+    [{ continueIds: Int32Array.of(1, 2, 3) }, /^continueIds has 3 tokens, over the 2 that the answer may have/],
+    [{ continueIds: [1] as unknown as Int32Array }, /^continueIds is not an Int32Array/],
+    [{ continueIds: Int32Array.of(1), grammar: {} as Grammar }, /^continueIds stands beside a grammar/],
     [{ logprobs: 21 }, /^logprobs is 21, not from 0 to 20/],
     [{ logitBias: { 256: 1 } }, /^logitBias names token 256, which is not in the vocabulary of 256/],
     [{ logitBias: { [-1]: 1 } }, /^logitBias names token -1,/],
@@ -154,6 +158,9 @@ describe("a loaded engine", () => {
       seq += event.ids.length;
       expect(event.seq).toBe(seq);
       expect(event.request).toBe(answer.id);
+      expect(event.ends).toHaveLength(event.ids.length);
+      expect(event.ends.at(-1)).toBe(Buffer.byteLength(event.text));
+      expect([...event.ends]).toEqual([...event.ends].sort((a, b) => a - b));
     }
     expect(seq).toBe(50);
     expect(answer.events.filter(({ kind }) => kind === "finished")).toHaveLength(1);
@@ -243,6 +250,29 @@ describe("a loaded engine", () => {
     expect(await sampled(7)).toBe(first);
     expect(await sampled(8)).not.toBe(first);
     expect(await sampled(Number.MAX_SAFE_INTEGER)).toBe(await sampled(Number.MAX_SAFE_INTEGER));
+  });
+
+  // What one engine began another goes on with: the answer is the one that the first would have given.
+  test("continues an answer that was begun elsewhere", async () => {
+    const asked = request([10, 20, 30], 40, { temperature: 1.2, seed: 5, repetitionPenalty: 1.2, frequencyPenalty: 0.5, logprobs: 1 });
+    const whole = ask(engine, asked);
+    const end = await whole.finished;
+    const other = await Engine.load({ path, ...base });
+    for (const count of [1, 17, 39, 40]) {
+      const answer = ask(other, { ...asked, continueIds: Int32Array.from(whole.ids().slice(0, count)) });
+      expect(await answer.finished).toMatchObject({ reason: end.reason, seq: end.seq, promptTokens: 3 });
+      expect([answer.ids(), answer.text()]).toEqual([whole.ids(), whole.text()]);
+      const told = answer.events.filter((event) => event.kind === "tokens");
+      for (const { seq, ids, logprobs } of told) expect(logprobs?.map(({ id }) => id)).toEqual(seq > count ? [...ids] : undefined);
+    }
+    await other.close();
+  });
+
+  // A byte order mark at the beginning of an event is text like any other.
+  test("says where each token's text ends", async () => {
+    const answer = ask(engine, request([1], 6, { continueIds: Int32Array.of(0xef, 0xbb, 0xbf, 0x41, 0xc3, 0xa9) }));
+    await answer.finished;
+    expect(answer.events[0]).toMatchObject({ kind: "tokens", text: "\ufeffA\u00e9", ends: Uint32Array.of(3, 3, 3, 4, 6, 6) });
   });
 
   test("ends each request when it is closed under way, before the promise settles, and closes twice", async () => {

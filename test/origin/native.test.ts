@@ -1,9 +1,16 @@
 /** The native engine behind the seam, up to whole answers of the default model. */
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Engine, EngineError } from "../../engine/binding/index.js";
-import { loadNative, NativeInference } from "../../origin/native.js";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { type Engine, EngineError, type EngineEvent } from "../../engine/binding/index.js";
+import { isText, TokenType } from "../../origin/chat/vocabulary.js";
+import type { InferenceListener, InferenceRequest, Released } from "../../origin/inference.js";
+import { loadNative, NativeInference, readVocabulary } from "../../origin/native.js";
 import { Origin } from "../../origin/origin.js";
+import { type Release, TextReleaser } from "../../origin/simulatedText.js";
+import { tokenBytes } from "../../origin/simulatedVocabulary.js";
+import { greedy } from "../../scripts/bench/greedy.js";
+import { Random } from "../../scripts/random.js";
 import { defaultModelPath } from "../../scripts/setup/model.js";
+import { serviceClasses } from "../../shared/classes.js";
 import { MillraceError } from "../../shared/errors.js";
 import { type ChatMessage, type ErrorMessage, Op, type StartOptions } from "../../shared/protocol.js";
 import { claims, edge, originName, readAnswer, SocketClient, sign } from "./support.js";
@@ -72,19 +79,18 @@ test("16 conversations at once on 4 slots: each complete, each with the answer i
   }
 });
 
+// Whom nobody comes back for within its grace is cancelled.
 test("cancelled and abandoned answers free their slots", async () => {
   const client = await connect();
   const leaving = await connect();
   for (const one of [client, leaving]) {
-    one.send([Op.START, 1, [["user", "Tell me a very long story about a water mill."]], { maxTokens: 900 }]);
+    one.send([Op.START, 1, [["user", "Tell me a very long story about a water mill."]], { maxTokens: 900, graceMs: 1 }]);
     await one.nextOf(Op.TOKENS, 1);
   }
   client.send([Op.CANCEL, 1]);
   expect((await client.nextOf(Op.DONE, 1))[3]).toBe("cancelled");
   leaving.disconnect();
-  client.send([Op.START, 2, [["user", "Hi"]], { maxTokens: 4 }]);
-  await readAnswer(client, 2);
-  expect(inference.load()).toMatchObject({ running: 0, waiting: 0 });
+  await vi.waitFor(() => expect(inference.load()).toMatchObject({ running: 0, waiting: 0 }), 10_000);
 });
 
 test("a stop string ends the answer before it", async () => {
@@ -169,9 +175,10 @@ test("a refusal of the engine's is `overloaded`", () => {
       throw answers[asked.length - 1];
     },
   };
-  const native = new NativeInference(engine as unknown as Engine);
+  const native = new NativeInference(engine as unknown as Engine, { types: [] });
   const deadlines = { ttftMs: 500, itlMs: 60, waitMs: 0 };
-  const request = { prompt: Int32Array.of(1), maxTokens: 2, logitBias: {}, class: "voice", deadlines, tenant: "t", tenantWeight: 2 };
+  const terms = { class: "voice", deadlines, tenant: "t", tenantWeight: 2 };
+  const request = { prompt: Int32Array.of(1), maxTokens: 2, logitBias: {}, continueIds: new Int32Array(), ...terms };
   const submit = (): unknown =>
     native.submit(request as unknown as Parameters<typeof native.submit>[0], {} as Parameters<typeof native.submit>[1]);
   expect(submit).toThrow(new MillraceError("overloaded", "no room", 70));
@@ -203,3 +210,155 @@ test("STARTED says what was promised, and a START that nothing can be promised i
     expect(retryAfterMs).toBeGreaterThan(0);
   }
 });
+
+/** A request for the engine itself, without a session around it. */
+const plain: InferenceRequest = {
+  ...{ prompt: Int32Array.of(1), maxTokens: 8, ...greedy, minTokens: 0, ignoreEos: false, logitBias: {}, logprobs: undefined },
+  ...{ format: undefined, continueIds: new Int32Array(), class: "chat", deadlines: serviceClasses.chat, tenant: "t", tenantWeight: 1 },
+};
+
+// What is told of the engine's events, and what is asked of it, without a model.
+test("events are told with their ids and ends, and who is paused and resumed is the engine's", () => {
+  const asked: string[] = [];
+  let tell!: (event: EngineEvent) => void;
+  const engine = {
+    info: { name: "m", contextTokens: 100, vocabularySize: 10, kernels: "reference", threads: 1 },
+    offer: (_: unknown, listener: typeof tell) => {
+      tell = listener;
+      return { id: 7, admission: { ttftMs: 1, itlMs: 1 } };
+    },
+    cancel: (id: number) => asked.push(`cancel ${id}`),
+    pause: (id: number) => asked.push(`pause ${id}`),
+    resume: (id: number) => asked.push(`resume ${id}`),
+  };
+  const told: unknown[] = [];
+  const listener: InferenceListener = {
+    queued: (place) => told.push(place),
+    tokens: (released) => told.push(released),
+    finished: ({ seq, reason, prefillMs }) => told.push([seq, reason, prefillMs]),
+    failed: (why) => told.push(why),
+  };
+  const handle = new NativeInference(engine as unknown as Engine, { types: [] }).submit(plain, listener);
+  handle.pause();
+  handle.resume();
+  handle.cancel();
+  expect(asked).toEqual(["pause 7", "resume 7", "cancel 7"]);
+  const logprobs = [{ id: 4, logprob: -1, top: [] }];
+  const end = { request: 7, seq: 3, queueUs: 0, prefillUs: 1_500, decodeUs: 0, promptTokens: 1, cachedTokens: 0, error: "" };
+  tell({ kind: "queued", request: 7, place: 2 });
+  tell({ kind: "tokens", request: 7, seq: 2, text: "a\u00e9", ids: Int32Array.of(5, 6), ends: Uint32Array.of(1, 3) });
+  tell({ kind: "tokens", request: 7, seq: 3, text: "", ids: Int32Array.of(4), ends: Uint32Array.of(0), logprobs });
+  tell({ kind: "finished", reason: "stop", ...end });
+  tell({ kind: "finished", reason: "closed", ...end });
+  expect(told).toEqual([
+    2,
+    { seq: 2, text: "a\u00e9", ids: [5, 6], ends: [1, 3] },
+    { seq: 3, text: "", ids: [4], ends: [0], logprobs },
+    [3, "stop", 1.5],
+    "the engine was closed while it answered",
+  ]);
+});
+
+test("an answer is continued with text alone", () => {
+  const engine = { info: { name: "m", contextTokens: 100, vocabularySize: 3, kernels: "reference", threads: 1 } };
+  const native = new NativeInference(engine as unknown as Engine, { types: [TokenType.normal, TokenType.control, TokenType.byte] });
+  const refusal =
+    (...ids: number[]): unknown =>
+    () =>
+      native.submit({ ...plain, continueIds: Int32Array.from(ids) }, {} as InferenceListener);
+  const invalid = (message: string): unknown => new MillraceError("field_invalid", message);
+  expect(refusal(0, 1)).toThrow(invalid("continueIds has the control token 1, which no answer contains") as Error);
+  expect(refusal(2, 3)).toThrow(invalid("continueIds has token 3, which is not in the model's vocabulary of 3") as Error);
+  expect(refusal(-1)).toThrow(invalid("continueIds has token -1, which is not in the model's vocabulary of 3") as Error);
+});
+
+// A client that comes back with the ids it has gets the answer that it would have had, penalties, seed and digest included.
+test("an answer that is started again with its first tokens is the undisturbed one", async () => {
+  const client = await connect();
+  const question: ChatMessage[] = [["user", "Name five birds, each with its colour and an emoji."]];
+  const options: StartOptions = { temperature: 0.9, presencePenalty: 0.5, seed: 11, maxTokens: 60, tokenIds: true };
+  client.send([Op.START, 1, question, options]);
+  const whole = await readAnswer(client, 1);
+  const heard = client.received.flatMap((message) => (message[0] === Op.TOKENS && message[1] === 1 ? [message] : []));
+  const ids = heard.flatMap((message) => [...(message[5] ?? [])]);
+  for (const [stream, messages] of [1, Math.ceil(heard.length / 2), heard.length].entries()) {
+    const had = heard.slice(0, messages);
+    const seq = had.at(-1)?.[2] ?? 0;
+    client.send([Op.START, stream + 2, question, { ...options, continueIds: ids.slice(0, seq), attempt: 2 }]);
+    expect(await readAnswer(client, stream + 2, { text: had.map((message) => message[3]).join(""), seq })).toEqual(whole);
+  }
+  client.send([Op.START, 9, question, { continueIds: [0] }]);
+  expect((await client.nextOf(Op.ERROR, 9)).slice(2, 4)).toEqual([
+    "field_invalid",
+    expect.stringMatching(/token 0, which no answer contains/),
+  ]);
+});
+
+// Out of credit the engine computes nothing more of it, and others get on; with more credit it goes on with the token that it would have had.
+test("an answer waits for credit, and goes on as if it had not", async () => {
+  const client = await connect();
+  const question: ChatMessage[] = [["user", "Tell me a story of a mill."]];
+  const options: StartOptions = { temperature: 0.8, seed: 4, maxTokens: 40, ignoreEos: true };
+  client.send([Op.START, 1, question, options]);
+  const whole = await readAnswer(client, 1);
+  client.send([Op.START, 2, question, { ...options, creditSeq: 5 }]);
+  let had = { text: "", seq: 0 };
+  while (had.seq < 5) {
+    const [, , seq, text] = await client.nextOf(Op.TOKENS, 2);
+    had = { text: had.text + text, seq };
+  }
+  expect(had.seq).toBe(5);
+  client.send([Op.START, 3, question, options]);
+  expect(await readAnswer(client, 3)).toEqual(whole);
+  expect(client.received.filter((message) => message[0] === Op.TOKENS && message[1] === 2).at(-1)?.[2]).toBe(5);
+  client.send([Op.CREDIT, 2, 1_000]);
+  expect(await readAnswer(client, 2, had)).toEqual(whole);
+});
+
+// The simulated inference decodes as this one does: random tokens of the real vocabulary, most of them no whole code points, and stop strings.
+test("the engine's releaser and the simulated inference's agree", async () => {
+  const vocabulary = await readVocabulary(defaultModelPath());
+  const bytes = tokenBytes(vocabulary);
+  const random = new Random(Math.floor(Math.random() * 2 ** 32));
+  const all = vocabulary.tokens.map((_, id) => id).filter((id) => isText(vocabulary, id));
+  const split = all.filter((id) =>
+    Buffer.from(bytes[id] ?? [])
+      .toString()
+      .includes("\ufffd"),
+  );
+  expect(split.length).toBeGreaterThan(100);
+  const told = async (changes: Partial<InferenceRequest>): Promise<Released[]> => {
+    const all: Released[] = [];
+    await new Promise<void>((finished, failed) => {
+      const listener = { queued: () => {}, tokens: (released: Released) => all.push(released), finished: () => finished(), failed };
+      inference.submit({ ...plain, maxTokens: 1_000, ...changes }, listener);
+    });
+    return all;
+  };
+  let stopped = 0;
+  for (let round = 0; round < 20; round++) {
+    const ids = Array.from({ length: 1_000 }, () => random.pick(random.chance(0.8) ? split : all));
+    const stop = random.chance(0.5) ? [] : ["\ufffd\ufffd\ufffd", " the", "ing", "\u00e9"];
+    const minTokens = random.between(0, 100);
+    const released = await told({ continueIds: Int32Array.from(ids), stop, minTokens });
+    const releaser = new TextReleaser(stop);
+    const ours: Release[] = [];
+    for (const [index, id] of ids.entries()) {
+      ours.push(releaser.push(id, bytes[id] as Uint8Array, index + 1 > minTokens));
+      if (ours.at(-1)?.stopped) break;
+    }
+    if (ours.at(-1)?.stopped) stopped++;
+    else ours.push(releaser.flush());
+    expect(released.flatMap((each) => each.ids)).toEqual(ours.flatMap((each) => each.ids));
+    expect(textsOf(released)).toEqual(textsOf(ours));
+  }
+  expect(stopped).toBeGreaterThan(0);
+});
+
+/** The text of each token. */
+function textsOf(all: readonly { text: string; ends: readonly number[] }[]): string[] {
+  return all.flatMap(({ text, ends }) => {
+    const utf8 = Buffer.from(text);
+    return ends.map((end, index) => utf8.subarray(ends[index - 1] ?? 0, end).toString());
+  });
+}

@@ -1,94 +1,27 @@
 /** An answer from START to its end, with an inference that does exactly what it is told. */
 import { beforeEach, describe, expect, test } from "vitest";
-import { Turnstile } from "../../origin/chat/turnstile.js";
-import type { Inference, InferenceHandle, InferenceListener, InferenceRequest } from "../../origin/inference.js";
-import { Metrics } from "../../origin/metrics.js";
-import { Responses, type StartRequest, type Subscriber } from "../../origin/responses.js";
-import { ServiceTerms } from "../../origin/terms.js";
-import { serviceClasses } from "../../shared/classes.js";
+import type { InferenceRequest } from "../../origin/inference.js";
 import { Digest } from "../../shared/digest.js";
 import { MillraceError } from "../../shared/errors.js";
-import type { Admission, Format } from "../../shared/protocol.js";
+import type { Admission } from "../../shared/protocol.js";
+import { end, request, ScriptedOrigin, settled } from "./scriptedOrigin.js";
 
-/** Takes requests down and lets the test speak for the engine. */
-class ScriptedInference implements Inference {
-  readonly kind = "simulated";
-  readonly model = { name: "scripted", contextTokens: 100, runsOn: "a script" };
-  readonly cancelled: number[] = [];
-  submitted: { request: InferenceRequest; listener: InferenceListener }[] = [];
-  refusal: MillraceError | undefined;
-  admission: Admission = { ttftMs: 400, itlMs: 50 };
-
-  submit(request: InferenceRequest, listener: InferenceListener): InferenceHandle {
-    if (this.refusal) throw this.refusal;
-    const index = this.submitted.push({ request, listener }) - 1;
-    return { admission: this.admission, cancel: () => this.cancelled.push(index) };
-  }
-  async compile(format: Format): Promise<object> {
-    if (format.text === "bad") throw new MillraceError("field_invalid", "bad format");
-    return { compiled: format };
-  }
-  load() {
-    return { running: this.submitted.length, waiting: 0, slots: 1, kvBytesMapped: 5, kvBytesMax: 10, misses: { prefill: 3, reader: 0 } };
-  }
-  async close(): Promise<void> {}
-}
-
-const terms = new ServiceTerms({ ...serviceClasses, voice: { ttftMs: 800, itlMs: 60, waitMs: 0 } }, new Map([["tenant-1", 3]]));
-let inference: ScriptedInference;
-let metrics: Metrics;
-let lines: string[];
-let events: unknown[][];
-let responses: Responses;
-let build: () => Promise<{ ids: Int32Array; maxTokens: number; dropped: number }>;
-
+let origin: ScriptedOrigin;
 beforeEach(() => {
-  inference = new ScriptedInference();
-  metrics = new Metrics();
-  lines = [];
-  events = [];
-  build = async () => ({ ids: Int32Array.of(1, 2, 3), maxTokens: 9, dropped: 2 });
-  responses = new Responses({
-    inference,
-    turnstile: new Turnstile(),
-    prompts: { build: () => build() },
-    terms,
-    metrics,
-    log: (line) => lines.push(line),
-  });
+  origin = new ScriptedOrigin();
 });
-
-const subscriber: Subscriber = {
-  started: (_, promptTokens, dropped) => events.push(["started", promptTokens, dropped]),
-  queued: (place) => events.push(["queued", place]),
-  tokens: (seq, text, ...logprobs) => events.push(["tokens", seq, text, ...logprobs.filter((each) => each !== undefined)]),
-  done: (end) => events.push(["done", end]),
-  failed: (error) => events.push(["failed", error.code, error.message]),
-};
-const request = (options: StartRequest["options"] = {}): StartRequest => ({
-  messages: [["user", "hi"]],
-  options,
-  class: "voice",
-  tenant: "tenant-1",
-  user: "user-1",
-  tokensMax: 50,
-});
-const listener = (): InferenceListener => inference.submitted[0]?.listener as InferenceListener;
-/** Lets what was awaited go on. */
-const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-const end = { seq: 3, reason: "stop", cachedTokens: 2, queueMs: 1, prefillMs: 2, decodeMs: 4 } as const;
 
 test("events go through in order, and DONE has digest, usage and timings", async () => {
-  responses.start(request(), subscriber);
-  expect(events).toEqual([]);
+  origin.start();
+  expect(origin.events).toEqual([]);
   await settled();
-  listener().queued(2);
-  listener().tokens(1, "w\u00e4");
-  listener().tokens(2, "ter");
-  listener().finished(end);
+  origin.listener().queued(2);
+  origin.say(1, "w\u00e4");
+  origin.say(2, "ter");
+  origin.listener().finished(end);
   const digest = new Digest();
   digest.update(new TextEncoder().encode("w\u00e4ter"));
-  expect(events).toEqual([
+  expect(origin.events).toEqual([
     ["started", 3, 2],
     ["queued", 2],
     ["tokens", 1, "w\u00e4"],
@@ -100,22 +33,30 @@ test("events go through in order, and DONE has digest, usage and timings", async
         reason: "stop",
         textBytes: 6,
         digest: digest.value,
-        usage: { promptTokens: 3, cachedTokens: 2, completionTokens: 3 },
-        timings: { queueMs: expect.any(Number), prefillMs: 2, decodeMs: 4 },
+        usage: { promptTokens: 3, cachedTokens: 2, completionTokens: 3, continuedTokens: 0 },
+        timings: {
+          ...{ queueMs: expect.any(Number), prefillMs: 2, decodeMs: 4, parkedMs: 0 },
+          ...{ outboxMs: expect.any(Number), gapMs: expect.any(Number), gapCause: expect.stringMatching(/engine|outbox/) },
+        },
+        slo: { lateTokens: 0, good: true },
       },
     ],
   ]);
-  const { timings } = (events.at(-1) as [string, { timings: { queueMs: number } }])[1];
+  const { timings } = (origin.events.at(-1) as [string, { timings: { queueMs: number } }])[1];
   expect(timings.queueMs).toBeGreaterThan(1);
-  expect(responses.count).toBe(0);
+  expect(origin.responses.count).toBe(0);
 });
 
 test("what START leaves open is sampled with the documented defaults and a seed drawn anew", async () => {
-  responses.start(request(), subscriber);
-  responses.start(request({ temperature: 0, topK: 5, seed: 42, stop: ["x"] }), subscriber);
-  responses.start(request(), subscriber);
+  origin.start();
+  origin.start(request({ temperature: 0, topK: 5, seed: 42, stop: ["x"] }));
+  origin.start();
   await settled();
-  const [first, second, third] = inference.submitted.map((one) => one.request) as [InferenceRequest, InferenceRequest, InferenceRequest];
+  const [first, second, third] = origin.inference.submitted.map((one) => one.request) as [
+    InferenceRequest,
+    InferenceRequest,
+    InferenceRequest,
+  ];
   expect(first).toMatchObject({
     maxTokens: 9,
     temperature: 0.2,
@@ -133,165 +74,191 @@ test("what START leaves open is sampled with the documented defaults and a seed 
 });
 
 test("what START says of an answer's end, bias and log-probabilities reaches the engine, and log-probabilities come back", async () => {
-  responses.start(request({ minTokens: 9, ignoreEos: true, logitBias: { 5: -1 }, logprobs: 2 }), subscriber);
-  responses.start(request(), subscriber);
+  origin.start(request({ minTokens: 9, ignoreEos: true, logitBias: { 5: -1 }, logprobs: 2 }));
+  origin.start();
   await settled();
-  expect(inference.submitted[0]?.request).toMatchObject({ minTokens: 9, ignoreEos: true, logitBias: { 5: -1 }, logprobs: 2 });
-  expect(inference.submitted[1]?.request).toMatchObject({ minTokens: 0, ignoreEos: false, logitBias: {}, logprobs: undefined });
+  expect(origin.inference.submitted[0]?.request).toMatchObject({ minTokens: 9, ignoreEos: true, logitBias: { 5: -1 }, logprobs: 2 });
+  expect(origin.inference.submitted[1]?.request).toMatchObject({ minTokens: 0, ignoreEos: false, logitBias: {}, logprobs: undefined });
   const logprobs = [{ id: 3, logprob: -1, top: [] }];
-  listener().tokens(1, "a", logprobs);
-  expect(events.at(-1)).toEqual(["tokens", 1, "a", logprobs]);
+  origin.say(1, "a", { logprobs });
+  expect(origin.events.at(-1)).toEqual(["tokens", 1, "a", logprobs]);
 });
 
 // The reader counts from START, the engine from when it is asked: what tokenizing took is taken off, and put on again in what is told.
 test("deadlines are the class's or the START's own, from START on, and STARTED says what was promised of them", async () => {
   let told: Admission | undefined;
   const hearing = {
-    ...subscriber,
+    ...origin.subscriber,
     started: (_response: string, _tokens: number, _dropped: number, admission: Admission) => (told = admission),
   };
-  build = async () => {
+  origin.build = async () => {
     const until = performance.now() + 3;
     while (performance.now() < until);
     return { ids: Int32Array.of(1), maxTokens: 9, dropped: 0 };
   };
-  responses.start(request(), hearing);
+  origin.start(request(), hearing);
   await settled();
-  const first = inference.submitted[0]?.request as InferenceRequest;
+  const first = origin.inference.submitted[0]?.request as InferenceRequest;
   expect(first).toMatchObject({ class: "voice", tenant: "tenant-1", tenantWeight: 3, deadlines: { itlMs: 60, waitMs: 0 } });
   expect(first.deadlines.ttftMs).toBeLessThan(797.1);
   const late = 800 - first.deadlines.ttftMs;
   expect(told).toEqual({ ttftMs: expect.closeTo(400 + late, 6), itlMs: 50 });
-  inference.admission = { waitMs: 70 };
-  responses.start(request({ ttftMs: 900, itlMs: 70, waitMs: 5 }), hearing);
+  origin.inference.admission = { waitMs: 70 };
+  origin.start(request({ ttftMs: 900, itlMs: 70, waitMs: 5 }), hearing);
   await settled();
-  expect(inference.submitted[1]?.request).toMatchObject({ deadlines: { itlMs: 70, waitMs: 5 }, tenantWeight: 3 });
+  expect(origin.inference.submitted[1]?.request).toMatchObject({ deadlines: { itlMs: 70, waitMs: 5 }, tenantWeight: 3 });
   expect(told).toEqual({ waitMs: 70 });
-  responses.start(request({ itlMs: 59 }), subscriber);
+  origin.start(request({ itlMs: 59 }));
   await settled();
-  expect(events).toEqual([["failed", "field_invalid", "itlMs is 59, but this origin's classes span 60 to 2000"]]);
+  expect(origin.events).toEqual([["failed", "field_invalid", "itlMs is 59, but this origin's classes span 60 to 2000"]]);
 });
 
 test("a format is compiled before the engine is asked, and refused where it cannot be or its end is not its own", async () => {
   const format = { kind: "regex", text: "a+" } as const;
-  responses.start(request({ format }), subscriber);
-  responses.start(request(), subscriber);
+  origin.start(request({ format }));
+  origin.start();
   await settled();
-  expect(inference.submitted.map(({ request: each }) => each.format)).toEqual([{ compiled: format }, undefined]);
-  responses.start(request({ format: { kind: "regex", text: "bad" } }), subscriber);
-  responses.start(request({ format, ignoreEos: true }), subscriber);
+  expect(origin.inference.submitted.map(({ request: each }) => each.format)).toEqual([{ compiled: format }, undefined]);
+  origin.start(request({ format: { kind: "regex", text: "bad" } }));
+  origin.start(request({ format, ignoreEos: true }));
   await settled();
-  const failed = events.filter(([what]) => what === "failed").map(([, code, message]) => [code, message]);
+  const failed = origin.events.filter(([what]) => what === "failed").map(([, code, message]) => [code, message]);
   expect(failed).toEqual(
     expect.arrayContaining([
       ["field_invalid", "bad format"],
-      ["field_invalid", "format says where the answer may end: leave out minTokens and ignoreEos"],
+      ["field_invalid", "format says where the answer may begin and end: leave out minTokens, ignoreEos and continueIds"],
     ]),
   );
 });
 
 test("more tokens at least than at most is refused with both numbers", async () => {
-  responses.start(request({ minTokens: 10 }), subscriber);
+  origin.start(request({ minTokens: 10 }));
   await settled();
-  expect(events).toEqual([["failed", "field_invalid", "minTokens is 10, over the 9 that the answer may have"]]);
+  expect(origin.events).toEqual([["failed", "field_invalid", "minTokens is 10, over the 9 that the answer may have"]]);
 });
 
 describe("cancelling", () => {
   test("before the engine has it: one DONE without tokens, and the engine is never asked", async () => {
-    const response = responses.start(request(), subscriber);
+    const { response } = origin.start();
     response.cancel();
-    expect(events).toEqual([]);
+    expect(origin.events).toEqual([]);
     await settled();
-    expect(events).toEqual([["done", expect.objectContaining({ seq: 0, reason: "cancelled", textBytes: 0, digest: 0 })]]);
-    expect([inference.submitted, responses.count]).toEqual([[], 0]);
+    expect(origin.events).toEqual([["done", expect.objectContaining({ seq: 0, reason: "cancelled", textBytes: 0, digest: 0 })]]);
+    expect([origin.inference.submitted, origin.responses.count]).toEqual([[], 0]);
   });
 
   test("later: the engine is told, and its end is the answer's", async () => {
-    const response = responses.start(request(), subscriber);
+    const { response } = origin.start();
     await settled();
-    listener().tokens(1, "a");
+    origin.say(1, "a");
     response.cancel();
-    expect([inference.cancelled, responses.count]).toEqual([[0], 1]);
-    listener().finished({ ...end, seq: 1, reason: "cancelled" });
-    expect(events.at(-1)).toEqual(["done", expect.objectContaining({ seq: 1, reason: "cancelled" })]);
+    expect([origin.inference.cancelled, origin.responses.count]).toEqual([[0], 1]);
+    origin.listener().finished({ ...end, seq: 1, reason: "cancelled" });
+    expect(origin.events.at(-1)).toEqual(["done", expect.objectContaining({ seq: 1, reason: "cancelled" })]);
   });
 
-  test("by leaving: nobody is told, and the engine's slot is freed", async () => {
-    const response = responses.start(request(), subscriber);
+  test("by leaving for longer than the grace: the engine's slot is freed, and the end is known", async () => {
+    const { response, subscription } = origin.start(request({ graceMs: 5_000 }));
     await settled();
-    response.abandon();
-    listener().tokens(1, "a");
-    listener().finished({ ...end, seq: 1, reason: "cancelled" });
-    expect([events, inference.cancelled, responses.count]).toEqual([[["started", 3, 2]], [0], 0]);
+    origin.say(1, "a");
+    response.unsubscribe(subscription);
+    origin.nowMs = 4_000;
+    origin.responses.tick();
+    origin.say(2, "b");
+    expect(origin.inference.cancelled).toEqual([]);
+    origin.nowMs = 5_100;
+    origin.responses.tick();
+    origin.listener().finished({ ...end, seq: 2, reason: "cancelled" });
+    expect([origin.events.slice(1), origin.inference.cancelled, origin.responses.count]).toEqual([[["tokens", 1, "a"]], [0], 0]);
+  });
+
+  test("somebody who comes back within it goes on", async () => {
+    const { response, subscription } = origin.start(request({ graceMs: 5_000 }));
+    await settled();
+    response.unsubscribe(subscription);
+    origin.say(1, "a");
+    origin.nowMs = 4_000;
+    origin.resume(response.id, 0);
+    await settled();
+    origin.nowMs = 60_000;
+    origin.responses.tick();
+    expect([origin.events.slice(1), origin.inference.cancelled]).toEqual([
+      [
+        ["resumed", 1],
+        ["tokens", 1, "a"],
+      ],
+      [],
+    ]);
   });
 });
 
 describe("failing", () => {
   test("what the engine refuses is told as it is, and never as started", async () => {
-    inference.refusal = new MillraceError("overloaded", "256 wait", 1_000);
-    responses.start(request(), subscriber);
+    origin.inference.refusal = new MillraceError("overloaded", "256 wait", 1_000);
+    origin.start();
     await settled();
-    expect([events, responses.count]).toEqual([[["failed", "overloaded", "256 wait"]], 0]);
+    expect([origin.events, origin.responses.count]).toEqual([[["failed", "overloaded", "256 wait"]], 0]);
   });
 
   test("an engine that gives up is internal", async () => {
-    responses.start(request(), subscriber);
+    origin.start();
     await settled();
-    listener().failed("out of memory");
-    listener().tokens(1, "late");
-    expect(events).toEqual([
+    origin.listener().failed("out of memory");
+    origin.say(1, "late");
+    expect(origin.events).toEqual([
       ["started", 3, 2],
       ["failed", "internal", "out of memory"],
     ]);
   });
 
   test("a fault of ours is logged whole and told without its insides", async () => {
-    build = () => Promise.reject(new TypeError("x is not a function"));
-    responses.start(request(), subscriber);
+    origin.build = () => Promise.reject(new TypeError("x is not a function"));
+    origin.start();
     await settled();
-    expect(events).toEqual([
+    expect(origin.events).toEqual([
       ["failed", "internal", expect.stringMatching(/^the origin failed on this request; its log has response [\w-]+$/)],
     ]);
-    expect(lines).toEqual([expect.stringMatching(/^response [\w-]+ failed: TypeError: x is not a function\n/)]);
+    expect(origin.lines).toEqual([expect.stringMatching(/^response [\w-]+ failed: TypeError: x is not a function\n/)]);
   });
 });
 
 describe("draining", () => {
   test("waits for what runs, and takes nothing new", async () => {
-    responses.start(request(), subscriber);
+    origin.start();
     await settled();
     let drained = false;
-    const drain = responses.drain(60_000).then(() => {
+    const drain = origin.responses.drain(60_000).then(() => {
       drained = true;
     });
-    expect(() => responses.start(request(), subscriber)).toThrow(expect.objectContaining({ code: "draining", retryAfterMs: 1_000 }));
+    expect(() => origin.begin(request())).toThrow(expect.objectContaining({ code: "draining", retryAfterMs: 1_000 }));
     await settled();
     expect(drained).toBe(false);
-    listener().finished(end);
+    origin.listener().finished(end);
     await drain;
   });
 
-  test("cuts what is not done by its deadline", async () => {
-    responses.start(request(), subscriber);
+  test("hands off what is not done by its deadline, with the token it has come to", async () => {
+    origin.start();
     await settled();
-    await responses.drain(1);
-    expect(events.at(-1)).toEqual(["failed", "draining", expect.stringContaining("not done within 1 ms")]);
-    expect(inference.cancelled).toEqual([0]);
+    origin.say(1, "a");
+    await origin.responses.drain(1);
+    expect(origin.events.at(-1)).toEqual(["handed off", 1]);
+    expect(origin.inference.cancelled).toEqual([0]);
   });
 });
 
-test("metrics count by class, reason and code, and read the inference's load", async () => {
-  metrics.watchInference(() => inference.load());
-  responses.start(request(), subscriber);
-  responses.start(request(), subscriber);
+test("metrics count by class, reason and code, and read the origin.inference's load", async () => {
+  origin.metrics.watchInference(() => origin.inference.load());
+  origin.start();
+  origin.start();
   await settled();
-  for (const [index, { listener: one }] of inference.submitted.entries()) {
-    one.tokens(1, "a");
-    one.tokens(2, "b");
+  for (const [index, { listener: one }] of origin.inference.submitted.entries()) {
+    one.tokens({ seq: 1, text: "a", ids: [5], ends: [1] });
+    one.tokens({ seq: 2, text: "b", ids: [6], ends: [1] });
     if (index === 0) one.finished(end);
     else one.failed("no");
   }
-  const text = (await metrics.scrape()).split("\n");
+  const text = (await origin.metrics.scrape()).split("\n");
   expect(text).toEqual(
     expect.arrayContaining([
       'gen_ai_server_time_to_first_token_seconds_count{class="voice"} 2',

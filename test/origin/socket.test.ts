@@ -7,7 +7,7 @@ import { SimulatedInference, simulatedVocabulary } from "../../origin/simulated.
 import { type Connection, listen, type Server } from "../../origin/socket.js";
 import { encode } from "../../shared/codec.js";
 import { limits } from "../../shared/limits.js";
-import { Op, subprotocol } from "../../shared/protocol.js";
+import { Op, subprotocol, type Tokens } from "../../shared/protocol.js";
 import { claims, edge, originName, readAnswer, SocketClient, sign, withDeadline } from "./support.js";
 
 const closing: (() => unknown)[] = [];
@@ -53,10 +53,25 @@ async function upgrade(port: number, assertion: string | undefined, protocols: s
 const errorOf = ({ body }: Reply): { code: string; message: string } =>
   (JSON.parse(body) as { error: { code: string; message: string } }).error;
 
+async function readiness(origin: Origin): Promise<[number | undefined, string]> {
+  const { status, body } = await get(origin.port, "/readyz");
+  const { state, epoch } = JSON.parse(body) as { state: string; epoch: string };
+  expect(epoch).toMatch(/^[\w-]{36}$/);
+  return [status, state];
+}
+
 type Load = OriginOptions["load"];
 
-function simulated(tokensPerSecond: number, answerTokens: number): Load {
-  const inference = new SimulatedInference({ tokensPerSecond, answerTokens, slots: 4, contextTokens: 2_048 });
+const textOf = (client: SocketClient, stream: number): string =>
+  (client.received.filter(([op, number]) => op === Op.TOKENS && number === stream) as Tokens[]).map((message) => message[3]).join("");
+
+async function metric(origin: Origin, name: string): Promise<number> {
+  const { body } = await get(origin.port, "/metrics");
+  return Number(new RegExp(`^${name} (\\d+)`, "m").exec(body)?.[1]);
+}
+
+function simulated(tokensPerSecond: number, answerTokens: number, contextTokens = 2_048, slots = 4): Load {
+  const inference = new SimulatedInference({ tokensPerSecond, answerTokens, slots, contextTokens });
   return async () => ({ inference, vocabulary: simulatedVocabulary() });
 }
 
@@ -102,6 +117,28 @@ describe("an upgrade", () => {
     expect(errorOf(reply)).toEqual({ code: "assertion_invalid", message: expect.stringMatching(sentence) });
   });
 
+  // An edge that takes this origin for an earlier run of it would promise its clients answers that are gone.
+  test("for another run of the origin is answered epoch_changed", async () => {
+    const { port } = await ready();
+    const reply = await upgrade(port, await sign(claims({ epoch: "an earlier run" })));
+    expect([reply.status, errorOf(reply)]).toEqual([
+      503,
+      { code: "epoch_changed", message: expect.stringContaining("not an earlier run") },
+    ]);
+  });
+
+  test("brings what HELLO tells the client of its session", async () => {
+    const { port } = await ready();
+    const upgrading = { redeemMs: 1, chooseMs: 2, connectMs: 3 };
+    const client = await SocketClient.connect(port, await sign(claims({ resume: "a token", upgrade: upgrading })));
+    closing.unshift(() => client.disconnect());
+    expect((await client.nextOf(Op.HELLO))[2]).toMatchObject({
+      resumeToken: "a token",
+      failoverWaitMs: limits.failoverWaitMs,
+      upgrade: upgrading,
+    });
+  });
+
   // Who it is comes before everything else: a stranger learns nothing of versions.
   test("of an unknown version is answered 426 with what was offered", async () => {
     const { port } = await ready();
@@ -128,10 +165,10 @@ describe("an upgrade", () => {
     const reply = await upgrade(origin.port, await sign(claims()));
     expect([reply.status, errorOf(reply).code, reply.headers["retry-after"]]).toEqual([503, "model_loading", "1"]);
     expect(await get(origin.port, "/healthz")).toMatchObject({ status: 200, body: "ok\n" });
-    expect(await get(origin.port, "/readyz")).toMatchObject({ status: 503, body: "loading\n" });
+    expect(await readiness(origin)).toEqual([503, "loading"]);
     finish();
     await loading;
-    expect(await get(origin.port, "/readyz")).toMatchObject({ status: 200, body: "ready\n" });
+    expect(await readiness(origin)).toEqual([200, "ready"]);
     expect((await upgrade(origin.port, await sign(claims()))).status).toBe(101);
   });
 
@@ -144,8 +181,14 @@ describe("an upgrade", () => {
     await client.nextOf(Op.STARTED, 1);
     const drained = origin.drain();
     expect(errorOf(await upgrade(origin.port, await sign(claims()))).code).toBe("draining");
-    expect(await get(origin.port, "/readyz")).toMatchObject({ status: 503, body: "draining\n" });
+    // Who had an answer here may come back for it.
+    const back = await SocketClient.connect(origin.port, await sign(claims({ returning: true })));
+    expect((await back.nextOf(Op.GOAWAY))[3]).toBe("draining");
+    back.disconnect();
+    expect(await readiness(origin)).toEqual([503, "draining"]);
     client.send([Op.CANCEL, 1]);
+    await client.nextOf(Op.DONE, 1);
+    client.disconnect();
     await drained;
     await expect(get(origin.port, "/healthz")).rejects.toThrow(/ECONNREFUSED/);
   });
@@ -220,6 +263,7 @@ describe("a socket", () => {
         close();
       },
       receive: () => {},
+      drained: () => {},
       closed: () => {},
     });
     const server = (await listen("127.0.0.1", 0, {
@@ -247,6 +291,29 @@ describe("a socket", () => {
     expect(taken * frame).toBeGreaterThan(limits.outboxBytesMax / 2);
     expect(server.sockets).toEqual({ open: 0, backpressured: 0 });
   });
+
+  // A client that stops reading costs the others nothing and the origin little: its tokens wait in the logs, and once it reads it has them all.
+  test("that stops reading has everything once it reads again", async () => {
+    const origin = await listenWith(simulated(20_000, 100_000, 120_000, 40));
+    await origin.load();
+    const word = { limits: { streamsMax: 64, tokensMax: 100_000 } };
+    const slow = await SocketClient.connect(origin.port, await sign(claims(word)));
+    const streams = Array.from({ length: 32 }, (_, index) => index + 1);
+    for (const stream of streams) slow.send([Op.START, stream, [["user", "hi"]], { maxTokens: 30_000, tokenIds: true }]);
+    await slow.nextOf(Op.TOKENS, 1);
+    slow.pause();
+    const other = await SocketClient.connect(origin.port, await sign(claims({ ...word, sub: "user-2" })));
+    closing.unshift(() => other.disconnect());
+    // The kernel's buffers are full, and nothing more is given to the socket.
+    await expect.poll(async () => metric(origin, "millrace_sockets_backpressured"), { timeout: 20_000 }).toBe(1);
+    other.send([Op.START, 1, [["user", "hi"]], { maxTokens: 30_000 }]);
+    const whole = await readAnswer(other, 1);
+    slow.resume();
+    for (const stream of streams) await slow.nextOf(Op.DONE, stream);
+    for (const stream of streams) expect(textOf(slow, stream)).toBe(whole.text);
+    expect(await metric(origin, "millrace_sockets_backpressured")).toBe(0);
+    slow.disconnect();
+  }, 60_000);
 
   test("cannot share a port with another origin", async () => {
     const { port } = await ready();

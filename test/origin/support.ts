@@ -4,7 +4,9 @@ import { SignJWT } from "jose";
 import { WebSocket } from "ws";
 import { PromptBuilder } from "../../origin/chat/prompt.js";
 import { Turnstile } from "../../origin/chat/turnstile.js";
+import { isText } from "../../origin/chat/vocabulary.js";
 import { Metrics } from "../../origin/metrics.js";
+import { FrameClock } from "../../origin/pacing.js";
 import { Responses } from "../../origin/responses.js";
 import { SimulatedInference, type SimulatedOptions, simulatedVocabulary } from "../../origin/simulated.js";
 import { ServiceTerms } from "../../origin/terms.js";
@@ -15,6 +17,7 @@ import { type ClientMessage, Op, type ServerMessage, subprotocol } from "../../s
 
 export const edge = generateKeyPairSync("ed25519");
 export const originName = "origin-test";
+export const epoch = "epoch-test";
 const deadlineMs = 10_000;
 
 /** The edge's word on one user, as the Worker signs it; `changes` spoil it. */
@@ -118,14 +121,22 @@ export abstract class TestClient {
   }
 }
 
-/** One whole answer, checked against its own DONE. */
+/** What a client has of an answer when it comes back for the rest. */
+export interface Had {
+  text: string;
+  seq: number;
+}
+
+/** One whole answer, checked against its own DONE. @param had what came before, on another stream. */
 export async function readAnswer(
   client: TestClient,
   stream: number,
+  had: Had = { text: "", seq: 0 },
 ): Promise<{ text: string; seq: number; reason: string; promptTokens: number }> {
   const digest = new Digest();
-  let text = "";
-  let last = 0;
+  digest.update(new TextEncoder().encode(had.text));
+  let text = had.text;
+  let last = had.seq;
   for (;;) {
     const message = await client.next(stream);
     if (message[0] === Op.ERROR) throw new Error(`stream ${stream} ended with ${message[2]}: ${message[3]}`);
@@ -170,6 +181,15 @@ export class SocketClient extends TestClient {
     this.socket.send(bytes);
   }
 
+  /** Reads nothing, so that its kernel's buffers fill up. */
+  pause(): void {
+    this.socket.pause();
+  }
+
+  resume(): void {
+    this.socket.resume();
+  }
+
   disconnect(): void {
     this.socket.terminate();
   }
@@ -179,20 +199,28 @@ export class SocketClient extends TestClient {
 export function simulatedResponses(
   options: Partial<SimulatedOptions> = {},
   prompts?: Pick<PromptBuilder, "build">,
+  now: () => number = () => performance.now(),
 ): { responses: Responses; inference: SimulatedInference; metrics: Metrics } {
   const all = { tokensPerSecond: 2_000, answerTokens: 40, slots: 8, contextTokens: 2_048, ...options };
   const inference = new SimulatedInference(all);
-  const builder = prompts ?? new PromptBuilder(simulatedVocabulary(), all.contextTokens);
+  const vocabulary = simulatedVocabulary();
+  const builder = prompts ?? new PromptBuilder(vocabulary, all.contextTokens);
   const metrics = new Metrics();
   return {
-    responses: new Responses({
-      inference,
-      turnstile: new Turnstile(),
-      prompts: builder,
-      terms: new ServiceTerms(),
-      metrics,
-      log: () => {},
-    }),
+    responses: new Responses(
+      {
+        inference,
+        turnstile: new Turnstile(),
+        prompts: builder,
+        isSpecial: (token) => !isText(vocabulary, token),
+        terms: new ServiceTerms(),
+        metrics,
+        clock: new FrameClock(),
+        now,
+        log: () => {},
+      },
+      epoch,
+    ),
     inference,
     metrics,
   };

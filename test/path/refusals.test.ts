@@ -29,11 +29,13 @@ async function expectAlive(client: RawClient, stream: number): Promise<void> {
   expect((await client.next(Op.DONE)).slice(0, 2)).toEqual([Op.DONE, stream]);
 }
 
-function signTicket(jwk: object, expiresInS: number): Promise<string> {
+/** A ticket or resume token: of both only the type differs, and what each leaves unread. */
+function sign(kind: "ticket" | "resume", jwk: object, expiresInS: number): Promise<string> {
   const nowS = Math.floor(Date.now() / 1_000);
   const key = createPrivateKey({ key: jwk, format: "jwk" } as JsonWebKeyInput);
-  return new SignJWT({ tenant: "test", class: "chat", limits: { streamsMax: 1, tokensMax: 1 }, page: null })
-    .setProtectedHeader({ alg: "EdDSA", typ: "millrace-ticket+jwt" })
+  const run = { origin: "origin-1", epoch: "an earlier one" };
+  return new SignJWT({ tenant: "test", class: "chat", limits: { streamsMax: 1, tokensMax: 1 }, page: null, ...run })
+    .setProtectedHeader({ alg: "EdDSA", typ: `millrace-${kind}+jwt` })
     .setIssuer("millrace-edge")
     .setSubject("mallory")
     .setExpirationTime(nowS + expiresInS)
@@ -45,12 +47,12 @@ test("no ticket", async () => {
 });
 
 test("an expired ticket", async () => {
-  const client = RawClient.to(stack, ["millrace.v1", `ticket.${await signTicket(stack.privateJwk, -1)}`]);
+  const client = RawClient.to(stack, ["millrace.v1", `ticket.${await sign("ticket", stack.privateJwk, -1)}`]);
   await expectRefusal(client, "ticket_expired", /older than 60 s/);
 });
 
 test("a ticket forged with another key", async () => {
-  const client = RawClient.to(stack, ["millrace.v1", `ticket.${await signTicket(makeEdgeKeyPair().privateJwk, 60)}`]);
+  const client = RawClient.to(stack, ["millrace.v1", `ticket.${await sign("ticket", makeEdgeKeyPair().privateJwk, 60)}`]);
   await expectRefusal(client, "ticket_invalid", /none of this edge's/);
 });
 
@@ -58,6 +60,21 @@ test("a ticket brought by another page", async () => {
   const { ticket } = await fetchTicket(stack.edgeUrl);
   const client = RawClient.to(stack, ["millrace.v1", `ticket.${ticket}`], { origin: "https://evil.test" });
   await expectRefusal(client, "page_origin_refused", /issued to an agent .* "https:\/\/evil\.test" brought it/);
+});
+
+test.each([
+  ["forged with another key", () => sign("resume", makeEdgeKeyPair().privateJwk, 60), /none of this edge's/],
+  ["of a session that is over", () => sign("resume", stack.privateJwk, -1), /began more than 12 h ago/],
+  ["that is a ticket", async () => (await fetchTicket(stack.edgeUrl)).ticket, /none of this edge's/],
+])("a resume token %s", async (_, make, sentence) => {
+  await expectRefusal(RawClient.to(stack, ["millrace.v1", `resume.${await make()}`]), "resume_invalid", sentence);
+});
+
+// What the refusals above are to be held against: the edge asks the origin, finds that it is another run, and lets the session in.
+test("a resume token of an earlier run of the origin is taken", async () => {
+  const client = RawClient.to(stack, ["millrace.v1", `resume.${await sign("resume", stack.privateJwk, 60)}`]);
+  await client.next(Op.HELLO);
+  await expectAlive(client, 1);
 });
 
 test("an unknown version, on a socket that selects it so that a browser hears why", async () => {

@@ -1,7 +1,10 @@
 /** What the tests over the real path share: the SDK on ws, raw sockets that say what the SDK never would, and deadlines. */
 import type { IncomingMessage } from "node:http";
+import { expect } from "vitest";
 import { WebSocket } from "ws";
-import { type Connection, type ConnectOptions, connect } from "../../client/connection.js";
+import type { Connection } from "../../client/connection.js";
+import { connect } from "../../client/dial.js";
+import { Link, type LinkOptions } from "../../client/link.js";
 import type { Response } from "../../client/response.js";
 import { fetchTicket } from "../../client/ticket.js";
 import { decodeServerMessage } from "../../shared/codec.js";
@@ -20,8 +23,19 @@ export async function within<Value>(promise: Promise<Value>, what: string): Prom
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-export function open(stack: Stack, options: Partial<ConnectOptions> = {}): Promise<Connection> {
-  return within(connect({ edge: stack.edgeUrl, WebSocket, ...options }), "the connection");
+/** One connection, which is not opened again. */
+export function open(stack: Stack): Promise<Connection> {
+  return within(connect({ edge: stack.edgeUrl, WebSocket }), "the connection");
+}
+
+/** Whoever makes it closes it. */
+export function linkTo(stack: Stack, options: Partial<LinkOptions> = {}): Link {
+  return new Link({ edge: stack.edgeUrl, WebSocket, ...options });
+}
+
+/** Resolves once the link's state is of this kind. */
+export function untilState(link: Link, kind: NonNullable<Link["state"]>["kind"]): Promise<void> {
+  return expect.poll(() => link.state?.kind, { timeout: deadlineMs }).toBe(kind) as unknown as Promise<void>;
 }
 
 /** Reads until `count` deltas have come and leaves the answer running. */

@@ -1,20 +1,20 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { Connection } from "../../client/connection.js";
+import type { Link } from "../../client/link.js";
 import { buildPage } from "../../scripts/build-page.js";
 import { root } from "../support/edgeProcess.js";
 import { type Stack, startStack } from "../support/stack.js";
-import { open } from "./support.js";
+import { linkTo } from "./support.js";
 
 /** The edge as `npm start` runs it: under wrangler's development server, with the page beside the Worker. */
 let stack: Stack;
-let connection: Connection | undefined;
+let link: Link | undefined;
 
 beforeAll(async () => {
   await buildPage(root);
   stack = await startStack({ edge: "wrangler", originArgs: ["--simulated-rate", "500", "--simulated-answer", "20"] });
 });
 afterAll(async () => {
-  connection?.close();
+  link?.close();
   await stack?.stop();
 });
 
@@ -36,7 +36,7 @@ test("the Worker has its bindings from the env file, and answers what is no asse
 });
 
 test("an answer streams through wrangler's development proxy too", async () => {
-  connection = await open(stack);
-  const response = connection.start([{ role: "user", content: "hello" }]);
+  link = linkTo(stack);
+  const response = link.start([{ role: "user", content: "hello" }]);
   expect((await response.done).usage.completionTokens).toBe(20);
 });

@@ -123,7 +123,7 @@ describe("packages", () => {
 test("an unknown command names those there are", () => {
   const { status, said } = bootstrap("serve");
   expect(status).toBe(1);
-  expect(said).toBe('millrace has no command "serve"; there are start, test, chat, eval, bench, crowd, build\n');
+  expect(said).toBe('millrace has no command "serve"; there are start, test, chat, eval, bench, crowd, chaos, fuzz, build\n');
 });
 
 // The bootstrap must reach its version check on the Node that it refuses, so it may use nothing newer than that Node.

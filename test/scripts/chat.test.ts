@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { Op } from "../../shared/protocol.js";
+import { Op, type Resume } from "../../shared/protocol.js";
 import { root } from "../support/edgeProcess.js";
 import { ScriptedEdge } from "../support/scriptedEdge.js";
 
@@ -74,7 +74,7 @@ test("--json prints each frame as it was decoded", async () => {
   const lines = (await running.ended).out.trimEnd().split("\n");
   const frames = lines.map((line) => JSON.parse(line) as unknown[]);
   expect(frames.map(([op]) => op)).toEqual([Op.HELLO, Op.STARTED, Op.TOKENS, Op.DONE]);
-  expect(frames[2]).toEqual([Op.TOKENS, 1, 1, "Yes.", 0]);
+  expect(frames[2]).toEqual([Op.TOKENS, 1, 1, "Yes.", 0, [101]]);
 });
 
 test("Ctrl-C stops the answer and keeps what came", async () => {
@@ -91,8 +91,9 @@ test("Ctrl-C stops the answer and keeps what came", async () => {
 test("lines of a pipe are a conversation, which survives a failed answer", async () => {
   const running = chat(["--edge", edge.url], "One?\n\nTwo?\n");
   const first = await edge.question(1);
+  first.peer.started(first.stream);
   first.peer.tokens(first.stream, ["Half"]);
-  first.peer.socket.terminate();
+  first.peer.send([Op.ERROR, first.stream, "internal", "the engine failed", 0]);
   const second = await edge.question(2);
   expect(second.messages).toEqual([
     ["user", "One?"],
@@ -100,7 +101,34 @@ test("lines of a pipe are a conversation, which survives a failed answer", async
     ["user", "Two?"],
   ]);
   second.peer.answer(second.stream, ["Done."]);
-  expect(await running.ended).toMatchObject({ status: 0, out: "Half\nDone.\n", error: expect.stringContaining("connection_lost: ") });
+  expect(await running.ended).toMatchObject({
+    status: 0,
+    out: "Half\nDone.\n",
+    error: expect.stringContaining("internal: the engine failed"),
+  });
+});
+
+// A person at a terminal sees one answer, and a line for what became of the connection where that takes its time.
+test("an answer survives its socket", async () => {
+  const running = chat(["--edge", edge.url, "?"]);
+  const { peer, stream } = await edge.question();
+  peer.started(stream);
+  peer.tokens(stream, ["Once ", "upon "]);
+  await running.printed("upon");
+  edge.script.onOpen = (refused) => refused.refuse("origin_unreachable", "no origin answers");
+  peer.socket.terminate();
+  await edge.connected(2);
+  edge.script = {};
+  const next = await edge.connected(3);
+  const [, resumed, , response] = await next.next<Resume>(Op.RESUME);
+  next.send([Op.RESUMED, resumed, response, 3, 12, 0]);
+  next.tokens(resumed, ["a time."], 3);
+  next.done(resumed, ["Once ", "upon ", "a time."]);
+  expect(await running.ended).toMatchObject({
+    status: 0,
+    out: "Once upon a time.\n",
+    error: expect.stringMatching(/origin_unreachable: no origin answers; trying again.*connected again/s),
+  });
 });
 
 test("a refusal is a sentence and status 1", async () => {

@@ -3,7 +3,16 @@ import fc from "fast-check";
 import { classNames } from "../../shared/classes.js";
 import { type ErrorCode, errorTable } from "../../shared/errors.js";
 import { limits } from "../../shared/limits.js";
-import { type ClientMessage, finishReasons, formatKinds, Op, type ServerMessage, type StartOptions } from "../../shared/protocol.js";
+import {
+  type ClientMessage,
+  finishReasons,
+  formatKinds,
+  gapCauses,
+  goawayReasons,
+  Op,
+  type ServerMessage,
+  type StartOptions,
+} from "../../shared/protocol.js";
 
 /** Whole code points, of one to four bytes of UTF-8. */
 const text = fc.string({ unit: "binary", maxLength: 60 });
@@ -15,6 +24,10 @@ const stream = fc.oneof(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1, m
 function number(min: number, max: number): fc.Arbitrary<number> {
   return fc.double({ min, max, noNaN: true }).map((value) => value + 0); // -0 is 0 on the wire or not; nobody may care
 }
+
+/** A response, an epoch, a key: 1 to 64 bytes of UTF-8. */
+const name = fc.string({ unit: "binary", minLength: 1, maxLength: limits.nameBytesMax / 4 });
+const tokenIds = fc.array(fc.oneof(fc.nat(200_000), fc.constant(0x7fff_ffff)), { maxLength: 40 });
 
 const stopText = fc.string({ unit: "binary", minLength: 1, maxLength: limits.stopBytesMax / 4 });
 
@@ -40,6 +53,14 @@ const startOptions: fc.Arbitrary<StartOptions> = fc.record(
     itlMs: number(1, limits.itlMsMax),
     waitMs: number(0, limits.waitMsMax),
     overflow: fc.constantFrom("refuse" as const, "drop_oldest" as const),
+    after: name,
+    key: name,
+    attempt: fc.integer({ min: 1, max: 0xffff_ffff }),
+    sentTo: name,
+    tokenIds: fc.boolean(),
+    continueIds: tokenIds,
+    creditSeq: int,
+    graceMs: ms,
   },
   { requiredKeys: [] },
 );
@@ -50,6 +71,9 @@ export const clientMessage: fc.Arbitrary<ClientMessage> = fc.oneof(
   fc.tuple(fc.constant(Op.START), stream, fc.array(chatMessage, { minLength: 1, maxLength: 8 }), startOptions),
   fc.tuple(fc.constant(Op.CANCEL), stream),
   fc.tuple(fc.constant(Op.PONG), fc.constant(0 as const), int),
+  fc.tuple(fc.constant(Op.RESUME), stream, name, name, int, int),
+  fc.tuple(fc.constant(Op.CREDIT), stream, int),
+  fc.tuple(fc.constant(Op.TRUNCATE), stream, int),
 );
 
 const helloInfo = fc.record({
@@ -60,6 +84,9 @@ const helloInfo = fc.record({
   frameBytesMax: int,
   streamsMax: int,
   pingEveryMs: ms,
+  resumeToken: text,
+  failoverWaitMs: ms,
+  upgrade: fc.record({ redeemMs: ms, chooseMs: ms, connectMs: ms }),
 });
 
 const logprobsOfToken = fc
@@ -73,6 +100,14 @@ export const serverMessage: fc.Arbitrary<ServerMessage> = fc.oneof(
   fc.tuple(fc.constant(Op.STARTED), stream, fc.string({ minLength: 1, maxLength: 64 }), int, int, admission),
   fc.tuple(fc.constant(Op.QUEUED), stream, fromOne),
   fc.tuple(fc.constant(Op.TOKENS), stream, fromOne, text, int),
+  fc.tuple(fc.constant(Op.TOKENS), stream, fromOne, text, int, tokenIds),
+  fc.tuple(fc.constant(Op.RESUMED), stream, name, int, int, int),
+  fc.tuple(fc.constant(Op.MISROUTED), stream, name),
+  fc.tuple(fc.constant(Op.EXPIRED), stream, int, text),
+  fc.tuple(fc.constant(Op.GONE), stream, name),
+  fc.tuple(fc.constant(Op.TRUNCATED), stream, int, int),
+  fc.tuple(fc.constant(Op.GOAWAY), fc.constant(0 as const), ms, fc.constantFrom(...goawayReasons)),
+  fc.tuple(fc.constant(Op.HANDOFF), stream, int),
   fc.tuple(fc.constant(Op.LOGPROBS), stream, fromOne, fc.array(logprobsOfToken, { maxLength: 4 })),
   fc.tuple(
     fc.constant(Op.DONE),
@@ -81,8 +116,12 @@ export const serverMessage: fc.Arbitrary<ServerMessage> = fc.oneof(
     fc.constantFrom(...finishReasons),
     int,
     fc.integer({ min: 0, max: 0xffff_ffff }),
-    fc.record({ promptTokens: int, cachedTokens: int, completionTokens: int }),
-    fc.record({ queueMs: ms, prefillMs: ms, decodeMs: ms }),
+    fc.record({ promptTokens: int, cachedTokens: int, completionTokens: int, continuedTokens: int }),
+    fc.record({
+      ...{ queueMs: ms, prefillMs: ms, decodeMs: ms, parkedMs: ms, outboxMs: ms, gapMs: ms },
+      gapCause: fc.constantFrom(...gapCauses),
+    }),
+    fc.record({ lateTokens: int, good: fc.boolean() }),
   ),
   fc.tuple(fc.constant(Op.ERROR), fc.oneof(fc.constant(0), stream), fc.constantFrom(...(Object.keys(errorTable) as ErrorCode[])), text, ms),
   fc.tuple(fc.constant(Op.PING), fc.constant(0 as const), int),

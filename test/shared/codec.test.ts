@@ -143,7 +143,7 @@ describe("what an origin refuses", () => {
   };
 
   test("ops that no client sends, its own among them", () => {
-    for (const op of [0, Op.HELLO, Op.TOKENS, 35, 36, 37, 255])
+    for (const op of [0, Op.HELLO, Op.TOKENS, 38, 255])
       expect(codeOf(() => decodeClientMessage(packr.pack([op, 1, 1, 1])))).toBe("op_unknown");
   });
 
@@ -183,6 +183,14 @@ describe("what an origin refuses", () => {
       waitMs: [-1, limits.waitMsMax + 1],
       class: ["fast", 1, "toString"],
       overflow: ["truncate", true],
+      after: ["", 1, "x".repeat(limits.nameBytesMax + 1)],
+      key: ["", null, "\u00e9".repeat(limits.nameBytesMax / 2 + 1)],
+      attempt: [0, 1.5],
+      sentTo: [""],
+      tokenIds: [1, "yes"],
+      continueIds: [1, ["a"], [-1], [1.5], [2 ** 31], new Array(limits.continueIdsMax + 1).fill(1)],
+      creditSeq: [-1, 0.5],
+      graceMs: [-1, "1"],
     };
     for (const [name, values] of Object.entries(bad)) for (const value of values) invalid(start({ [name]: value }));
   });
@@ -215,6 +223,16 @@ describe("what an origin refuses", () => {
     invalid(packr.pack([Op.CANCEL, 1, 1]));
   });
 
+  test("a RESUME without names, a stream or a credit, and CREDIT and TRUNCATE of no number", () => {
+    invalid(packr.pack([Op.RESUME, 0, "epoch", "response", 0, 1]));
+    invalid(packr.pack([Op.RESUME, 1, "", "response", 0, 1]));
+    invalid(packr.pack([Op.RESUME, 1, "epoch", "x".repeat(65), 0, 1]));
+    invalid(packr.pack([Op.RESUME, 1, "epoch", "response", -1, 1]));
+    invalid(packr.pack([Op.RESUME, 1, "epoch", "response", 0]));
+    invalid(packr.pack([Op.CREDIT, 1, "all"]));
+    invalid(packr.pack([Op.TRUNCATE, 1, 0.5]));
+  });
+
   test("streamOf finds the stream that such an error ends, and none in what is malformed", () => {
     expect(streamOf(packr.pack([Op.START, 7, [], {}]))).toBe(7);
     expect(streamOf(packr.pack([Op.PONG, 0, "x"]))).toBeUndefined();
@@ -224,11 +242,11 @@ describe("what an origin refuses", () => {
 
 describe("what a client lets pass, so that the protocol can grow", () => {
   test("ops of a later version are ignored", () => {
-    for (const op of [8, 13, 31]) expect(decodeServerMessage(packr.pack([op, 1, "anything", {}]))).toBeUndefined();
+    for (const op of [16, 20, 31]) expect(decodeServerMessage(packr.pack([op, 1, "anything", {}]))).toBeUndefined();
   });
 
   test("further elements and unknown keys are left out", () => {
-    expect(decodeServerMessage(packr.pack([Op.TOKENS, 1, 2, "a", 0, [17]]))).toEqual([Op.TOKENS, 1, 2, "a", 0]);
+    expect(decodeServerMessage(packr.pack([Op.TOKENS, 1, 2, "a", 0, [17], "more"]))).toEqual([Op.TOKENS, 1, 2, "a", 0, [17]]);
     const done = [
       Op.DONE,
       1,
@@ -236,10 +254,16 @@ describe("what a client lets pass, so that the protocol can grow", () => {
       "stop",
       1,
       5,
-      { promptTokens: 2, cachedTokens: 1, completionTokens: 2, saved: 1 },
-      { queueMs: 0, prefillMs: 1, decodeMs: 2 },
+      { promptTokens: 2, cachedTokens: 1, completionTokens: 2, continuedTokens: 0, saved: 1 },
+      { queueMs: 0, prefillMs: 1, decodeMs: 2, parkedMs: 0, outboxMs: 0, gapMs: 1, gapCause: "engine" },
+      { lateTokens: 0, good: true },
     ];
-    expect(decodeServerMessage(packr.pack([...done, "met"]))?.[6]).toEqual({ promptTokens: 2, cachedTokens: 1, completionTokens: 2 });
+    const usage = { promptTokens: 2, cachedTokens: 1, completionTokens: 2, continuedTokens: 0 };
+    expect(decodeServerMessage(packr.pack([...done, "met"]))?.[6]).toEqual(usage);
+  });
+
+  test("a reason to go that is not known is a reason all the same", () => {
+    expect(decodeServerMessage(packr.pack([Op.GOAWAY, 0, 5, "moving"]))).toEqual([Op.GOAWAY, 0, 5, "draining"]);
   });
 
   test("an unknown error code keeps its sentence and counts as a fault of the origin", () => {

@@ -7,6 +7,7 @@ import { extname, join } from "node:path";
 import { type WebSocket, WebSocketServer } from "ws";
 import { decodeClientMessage, encode } from "../../shared/codec.js";
 import { Digest } from "../../shared/digest.js";
+import { closeCodeOf, type ErrorCode } from "../../shared/errors.js";
 import { limits } from "../../shared/limits.js";
 import {
   type ChatMessage,
@@ -17,6 +18,7 @@ import {
   type ServerMessage,
   type StartOptions,
   subprotocol,
+  type Timings,
 } from "../../shared/protocol.js";
 
 export const hello: HelloInfo = {
@@ -27,7 +29,15 @@ export const hello: HelloInfo = {
   frameBytesMax: limits.frameBytesMax,
   streamsMax: limits.streamsMax,
   pingEveryMs: limits.pingEveryMs,
+  resumeToken: "token-1",
+  failoverWaitMs: limits.failoverWaitMs,
+  upgrade: { redeemMs: 0.5, chooseMs: 1, connectMs: 0 },
 };
+
+/** The id of an answer's nth token. */
+export const idOf = (seq: number): number => 100 + seq;
+
+export const timings: Timings = { queueMs: 0.5, prefillMs: 2, decodeMs: 100, parkedMs: 0, outboxMs: 0.25, gapMs: 9, gapCause: "engine" };
 
 /** One client's socket, from the origin's side. */
 export class Peer {
@@ -36,6 +46,8 @@ export class Peer {
 
   constructor(
     readonly socket: WebSocket,
+    /** The subprotocols that it offered. */
+    readonly protocols: readonly string[],
     onMessage: (peer: Peer, message: ClientMessage) => void,
   ) {
     socket.on("message", (data: Buffer) => {
@@ -55,30 +67,40 @@ export class Peer {
     this.socket.send(bytes);
   }
 
-  /** Resolves with the first message of this op, past or to come. */
-  async next(op: number): Promise<ClientMessage> {
+  hello(changes: Partial<HelloInfo> = {}): void {
+    this.send([Op.HELLO, 0, { ...hello, ...changes }]);
+  }
+
+  /** As edges and origins end a connection. */
+  refuse(code: ErrorCode, message = `this is ${code}`, retryAfterMs = 0): void {
+    this.send([Op.ERROR, 0, code, message, retryAfterMs]);
+    this.socket.close(closeCodeOf(code));
+  }
+
+  /** Resolves with the nth message of this op, from 1, past or to come. */
+  async next<Message extends ClientMessage = ClientMessage>(op: Message[0], number = 1): Promise<Message> {
     for (;;) {
-      const found = this.received.find((message) => message[0] === op);
-      if (found) return found;
+      const found = this.received.filter((message) => message[0] === op)[number - 1];
+      if (found) return found as Message;
       await new Promise<void>((resolve) => this.#waiting.push(resolve));
     }
   }
 
-  started(stream: number, droppedTurns = 0): void {
-    this.send([Op.STARTED, stream, `response-${stream}`, 12, droppedTurns, { ttftMs: 2_000, itlMs: 150 }]);
+  started(stream: number, droppedTurns = 0, response = `response-${stream}`): void {
+    this.send([Op.STARTED, stream, response, 12, droppedTurns, { ttftMs: 2_000, itlMs: 150 }]);
   }
 
-  /** TOKENS of these texts, one token each, from `seq` on. */
+  /** TOKENS of these texts, one token each, from `seq` on, with the ids that every START of the SDK asks for. */
   tokens(stream: number, texts: readonly string[], seq = 1): void {
-    for (const [index, text] of texts.entries()) this.send([Op.TOKENS, stream, seq + index, text, 0]);
+    for (const [index, text] of texts.entries()) this.send([Op.TOKENS, stream, seq + index, text, 0, [idOf(seq + index)]]);
   }
 
   done(stream: number, texts: readonly string[], reason: FinishReason = "stop"): void {
     const digest = new Digest();
     digest.update(new TextEncoder().encode(texts.join("")));
-    const usage = { promptTokens: 12, cachedTokens: 4, completionTokens: texts.length };
-    const timings = { queueMs: 0.5, prefillMs: 20, decodeMs: 100 };
-    this.send([Op.DONE, stream, texts.length, reason, digest.bytes, digest.value, usage, timings]);
+    const usage = { promptTokens: 12, cachedTokens: 4, completionTokens: texts.length, continuedTokens: 0 };
+    const slo = { lateTokens: 0, good: true };
+    this.send([Op.DONE, stream, texts.length, reason, digest.bytes, digest.value, usage, timings, slo]);
   }
 
   /** A whole answer at once. */
@@ -121,11 +143,13 @@ export class ScriptedEdge {
   ) {
     this.script = script;
     this.#sockets = new WebSocketServer({ server, path: "/v1/stream", handleProtocols: () => subprotocol });
-    this.#sockets.on("connection", (socket) => {
-      const peer = new Peer(socket, (from, message) => this.#hear(from, message));
+    this.#sockets.on("connection", (socket, request) => {
+      const protocols = (request.headers["sec-websocket-protocol"] ?? "").split(",").map((name) => name.trim());
+      const peer = new Peer(socket, protocols, (from, message) => this.#hear(from, message));
       this.peers.push(peer);
+      for (const wake of this.#waiting.splice(0)) wake();
       if (this.script.onOpen) this.script.onOpen(peer);
-      else peer.send([Op.HELLO, 0, hello]);
+      else peer.hello();
     });
     server.on("request", (request, answer) => this.#serve(request, answer));
   }
@@ -156,13 +180,22 @@ export class ScriptedEdge {
   }
 
   /** The nth START of all, from 1, as soon as it has come. @throws after `msMax`. */
-  async question(number = 1, msMax = 10_000): Promise<Question> {
+  question(number = 1, msMax = 10_000): Promise<Question> {
+    return this.#nth(this.#questions, number, msMax, "questions");
+  }
+
+  /** The nth connection of all, from 1, as soon as it has come; the script has been told of it then. @throws after `msMax`. */
+  connected(number: number, msMax = 10_000): Promise<Peer> {
+    return this.#nth(this.peers, number, msMax, "connections");
+  }
+
+  async #nth<Item>(items: readonly Item[], number: number, msMax: number, what: string): Promise<Item> {
     const deadline = AbortSignal.timeout(msMax);
-    while (this.#questions.length < number) {
-      if (deadline.aborted) throw new Error(`${this.#questions.length} questions came within ${msMax} ms, not ${number}`);
+    while (items.length < number) {
+      if (deadline.aborted) throw new Error(`${items.length} ${what} came within ${msMax} ms, not ${number}`);
       await Promise.race([new Promise<void>((resolve) => this.#waiting.push(resolve)), once(deadline, "abort")]);
     }
-    return this.#questions[number - 1] as Question;
+    return items[number - 1] as Item;
   }
 
   async stop(): Promise<void> {

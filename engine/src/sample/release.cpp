@@ -1,6 +1,7 @@
 #include "release.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace millrace {
 namespace {
@@ -34,11 +35,29 @@ bool may_follow(uint8_t lead, uint8_t byte) {
 
 }  // namespace
 
+void Released::append(const Released& more) {
+  for (const uint32_t end : more.ends) ends.push_back(static_cast<uint32_t>(text.size()) + end);
+  ids.insert(ids.end(), more.ids.begin(), more.ids.end());
+  text += more.text;
+  stopped |= more.stopped;
+}
+
+Released Released::take(size_t count) {
+  if (count >= ids.size()) return std::exchange(*this, {});
+  const auto first = static_cast<std::ptrdiff_t>(count);
+  const uint32_t cut = count == 0 ? 0 : ends[count - 1];
+  Released taken{.ids = {ids.begin(), ids.begin() + first}, .ends = {ends.begin(), ends.begin() + first}, .text = text.substr(0, cut)};
+  ids.erase(ids.begin(), ids.begin() + first);
+  ends.erase(ends.begin(), ends.begin() + first);
+  text.erase(0, cut);
+  for (uint32_t& end : ends) end -= cut;
+  return taken;
+}
+
 Released Releaser::push(int32_t token, std::string_view bytes, bool may_stop) {
   const size_t before = pending_.size();
   pending_.push_back({token, open});
-  for (const char byte : bytes)
-    if (decode(static_cast<uint8_t>(byte))) close(before);
+  for (const char byte : bytes) decode(static_cast<uint8_t>(byte), before);
   if (partial_.empty()) close(before + 1);
   if (!may_stop) return take(held_.size());
 
@@ -60,25 +79,18 @@ Released Releaser::flush() {
   return take(held_.size());
 }
 
-// Adds one byte: to the code point it completes, to the one it begins or continues, or as U+FFFD where it fits nowhere. Returns whether
-// what earlier bytes had begun is over, completed or not.
-bool Releaser::decode(uint8_t byte) {
-  if (!partial_.empty()) {
-    const bool second = partial_.size() == 1;
-    if (second ? may_follow(static_cast<uint8_t>(partial_[0]), byte) : (byte & 0xc0) == 0x80) {
-      partial_ += static_cast<char>(byte);
-      if (static_cast<int>(partial_.size()) <= followers(static_cast<uint8_t>(partial_[0]))) return false;
-      held_ += partial_;
-      partial_.clear();
-      return true;
-    }
-    held_ += replacement;
-    partial_.clear();
-    begin(byte);
-    return true;
-  }
-  begin(byte);
-  return partial_.empty();
+// Adds one byte: to the code point that it continues, or, where it cannot, after the U+FFFD that this is then. The first `before` tokens end
+// with that code point.
+void Releaser::decode(uint8_t byte, size_t before) {
+  if (partial_.empty()) return begin(byte);
+  const auto lead = static_cast<uint8_t>(partial_[0]);
+  const bool continues = partial_.size() == 1 ? may_follow(lead, byte) : (byte & 0xc0) == 0x80;
+  if (continues) partial_ += static_cast<char>(byte);
+  if (continues && static_cast<int>(partial_.size()) <= followers(lead)) return;
+  held_ += continues ? partial_ : replacement;
+  partial_.clear();
+  close(before);
+  if (!continues) begin(byte);
 }
 
 void Releaser::begin(uint8_t byte) {
@@ -104,6 +116,7 @@ Released Releaser::take(size_t end) {
   while (count < pending_.size() && pending_[count].end <= end) {
     released.ids.push_back(pending_[count].token);
     cut = pending_[count++].end;
+    released.ends.push_back(static_cast<uint32_t>(cut));
   }
   released.text = held_.substr(0, cut);
   held_.erase(0, cut);

@@ -10,9 +10,15 @@
 namespace millrace {
 
 struct Released {
-  std::vector<int32_t> ids;  // the tokens released now; the last one's number is the event's seq
-  std::string text;          // whole code points
-  bool stopped = false;      // a stop string appeared; the text ends before it
+  std::vector<int32_t> ids;    // the tokens released now; the last one's number is the event's seq
+  std::vector<uint32_t> ends;  // [ids], where in `text` the text of each ends; the last is all of it
+  std::string text;            // whole code points
+  bool stopped = false;        // a stop string appeared; the text ends before it
+
+  // What was released after this.
+  void append(const Released& more);
+  // Takes the first `count` tokens out, with their text.
+  Released take(size_t count);
 };
 
 class Releaser {
@@ -25,7 +31,7 @@ class Releaser {
   Released flush();
 
  private:
-  bool decode(uint8_t byte);
+  void decode(uint8_t byte, size_t before);
   void begin(uint8_t byte);
   void close(size_t count);
   Released take(size_t end);

@@ -1,9 +1,20 @@
 #include "recorder.h"
 
+#include <algorithm>
+
 #include "test.h"
+#include "utf8.h"
 
 namespace millrace::test {
 namespace {
+
+// Each token's text ends where a code point does, not before the one before it, and the last one's where all of it does.
+void check_ends(const Event& event) {
+  REQUIRE(!event.ids.empty() && event.ends.size() == event.ids.size(), event.ends.size(), " ends of ", event.ids.size(), " tokens");
+  CHECK(std::is_sorted(event.ends.begin(), event.ends.end()) && event.ends.back() == event.text.size(), show(event.ends), " of ", event.text.size(), " bytes");
+  CHECK_EQUAL(decode(event.text), event.text);
+  for (const uint32_t end : event.ends) CHECK(end >= event.text.size() || (static_cast<uint8_t>(event.text[end]) & 0xc0) != 0x80, "a token ends inside a code point, at ", end);
+}
 
 // For a test that has lost what it waits for; sanitizers on a busy machine are slow.
 constexpr std::chrono::seconds wait_max{200};
@@ -27,15 +38,20 @@ const Event* Told::end() const { return !events.empty() && events.back().kind ==
 void check_order(const Told& told, bool is_passed) {
   size_t at = 0;
   uint32_t seq = 0, place = 1u << 30;
+  const auto check_tokens = [&] {
+    for (; at < told.events.size() && told.events[at].kind == EventKind::tokens; at++) {
+      check_ends(told.events[at]);
+      seq += static_cast<uint32_t>(told.events[at].ids.size());
+      CHECK_EQUAL(told.events[at].seq, seq);
+    }
+  };
+  check_tokens();
   for (; at < told.events.size() && told.events[at].kind == EventKind::queued; at++) {
     CHECK((is_passed ? told.events[at].seq != place : told.events[at].seq < place) && told.events[at].seq >= 1, "place ", told.events[at].seq, " after ", place);
     place = told.events[at].seq;
   }
   if (at < told.events.size() && told.events[at].kind == EventKind::started) at++;
-  for (; at < told.events.size() && told.events[at].kind == EventKind::tokens; at++) {
-    seq += static_cast<uint32_t>(told.events[at].ids.size());
-    CHECK_EQUAL(told.events[at].seq, seq);
-  }
+  check_tokens();
   REQUIRE(at + 1 == told.events.size() && told.events[at].kind == EventKind::finished, told.events.size(), " events, out of order at ", at);
   CHECK(told.events[at].seq >= seq);
 }

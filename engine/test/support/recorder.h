@@ -25,8 +25,8 @@ struct Told {
   const Event* end() const;
 };
 
-// Checks what every request is told, however it went: places, then one start, then tokens with growing seq, then one end and nothing more.
-// Places only get better, unless others may pass it: another class or tenant whose turn it is.
+// Checks what every request is told, however it went: what it was continued with, places, then one start, then tokens with growing seq,
+// then one end and nothing more. Places only get better, unless others may pass it: another class or tenant whose turn it is.
 void check_order(const Told& told, bool is_passed = false);
 
 class Recorder {

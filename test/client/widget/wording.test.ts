@@ -22,9 +22,10 @@ test("counts read as a person would say them", () => {
 
 test("the read-out shows what is known, in units that fit", () => {
   const values = (measures: Parameters<typeof readout>[0]) => readout(measures).map(({ value }) => value);
-  const nothing = { firstTokenMs: undefined, tokens: 0, tokensPerSecond: undefined, gapP50Ms: undefined, gapP99Ms: undefined };
+  const unknown = { networkMs: undefined, tokensPerSecond: undefined, gapP50Ms: undefined, gapP99Ms: undefined };
+  const nothing = { firstTokenMs: undefined, tokens: 0, ...unknown };
   expect(values(nothing)).toEqual(["–", "–", "–"]);
-  expect(values({ firstTokenMs: 212.4, tokens: 9, tokensPerSecond: 8.25, gapP50Ms: 1, gapP99Ms: 1_400 })).toEqual([
+  expect(values({ firstTokenMs: 212.4, networkMs: 1, tokens: 9, tokensPerSecond: 8.25, gapP50Ms: 1, gapP99Ms: 1_400 })).toEqual([
     "212 ms",
     "8.3 tokens/s",
     "1.40 s",

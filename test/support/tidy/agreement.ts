@@ -48,8 +48,9 @@ export const opsAgree: Rule = (files) => {
 /** The numbers kept for later must be free. */
 function keptRoom({ text }: RepositoryFile): string[] {
   const from = text.indexOf("## Room that is kept");
+  if (from < 0) return [];
   const taken = new Set<number>(Object.values(Op));
-  return [...text.slice(Math.max(0, from)).matchAll(/`([A-Z]+)` (\d+)/g)]
+  return [...text.slice(from).matchAll(/`([A-Z]+)` (\d+)/g)]
     .filter(([, , number]) => taken.has(Number(number)))
     .map(
       ([, name, number]) =>

@@ -20,6 +20,10 @@ export class Random {
     return low + Math.floor(this.uniform() * (high - low + 1));
   }
 
+  pick<Item>(items: readonly Item[]): Item {
+    return items[this.between(0, items.length - 1)] as Item;
+  }
+
   chance(probability: number): boolean {
     return this.uniform() < probability;
   }

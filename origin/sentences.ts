@@ -1,0 +1,110 @@
+/**
+ * Where sentences end, as text comes in: a voice agent speaks a sentence as soon as it has one. A point may turn out to be a decimal's, an
+ * abbreviation's or an ellipsis', so an end is told with the piece that makes it certain, the first with something to see in it.
+ */
+
+/** Words after which a point ends no sentence, in lower case and without it. */
+const abbreviations = new Set(
+  (
+    "mr mrs ms mx dr prof sr jr st rev hon gen col sgt capt lt gov sen rep vs no nos vol p pp fig figs eq ch sec art ed eds est dept univ inc ltd co corp " +
+    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun approx cf al ca min max tel ext e.g i.e a.m p.m u.s u.k u.n ph.d b.a m.a d.c " +
+    "bzw ca z.b d.h u.a usw vgl nr str evtl ggf inkl zzgl mme mlle env p.ex"
+  ).split(" "),
+);
+/** Some of these end a sentence as often as not: what follows decides. */
+const openAbbreviations = new Set([
+  "a.m",
+  "p.m",
+  "u.s",
+  "u.k",
+  "u.n",
+  "ph.d",
+  "d.c",
+  "inc",
+  "ltd",
+  "co",
+  "corp",
+  "jr",
+  "sr",
+  "etc",
+  "usw",
+  "al",
+]);
+
+const closers = /["'”’»)\]}*_`」』）】〉》]+$/u;
+const cjkStops = /[。！？｡]$/u;
+/** What is kept of the sentence that has begun: enough for any word and its stop. */
+const tailLengthMax = 160;
+
+export class Sentences {
+  /** The end of what belongs to the sentence that runs. */
+  #tail = "";
+  #hasWord = false;
+  /** Backquotes at the end of what came, which may become more. */
+  #ticks = 0;
+  /** The run of backquotes that opened code; 0 outside. */
+  #code = 0;
+
+  /** Takes the next piece of text. @returns whether the text before it ends a sentence. */
+  endsBefore(piece: string): boolean {
+    const first = piece.search(/\S/u);
+    const isOver = first >= 0 && this.#hasWord && this.#code === 0 && isEnd(this.#tail + piece.slice(0, first), piece.slice(first));
+    if (isOver) {
+      this.#tail = "";
+      this.#hasWord = false;
+    }
+    this.#tail = (this.#tail + piece).slice(-tailLengthMax);
+    this.#hasWord ||= /[\p{L}\p{N}]/u.test(piece);
+    this.#follow(piece);
+    return isOver;
+  }
+
+  /** Keeps account of code: between runs of as many backquotes. */
+  #follow(piece: string): void {
+    if (this.#ticks === 0 && !piece.includes("`")) return;
+    for (const character of piece) {
+      if (character === "`") {
+        this.#ticks++;
+        continue;
+      }
+      this.#closeRun();
+    }
+  }
+
+  #closeRun(): void {
+    if (this.#ticks === 0) return;
+    if (this.#code === 0) this.#code = this.#ticks;
+    else if (this.#ticks >= this.#code) this.#code = 0;
+    this.#ticks = 0;
+  }
+}
+
+/** @param before up to the first thing to see after it, white space included. @param after what is seen then. */
+function isEnd(before: string, after: string): boolean {
+  const said = before.trimEnd();
+  const gap = before.slice(said.length);
+  // A blank line ends a heading and an item of a list too, whatever they end with.
+  if (/\n[^\S\n]*\n/u.test(gap)) return true;
+  if (/^[)\]}"'”’»」』）】〉》。！？｡.!?…]/u.test(after) && gap === "") return false;
+  const core = said.replace(closers, "");
+  if (cjkStops.test(core)) return true;
+  if (gap === "") return false;
+  if (/[!?]$/u.test(core)) return true;
+  const beginsAnew = /^["'“‘«([*_]*[\p{Lu}\p{Lo}\p{N}]/u.test(after);
+  if (/(\.{2,}|…)$/u.test(core)) return beginsAnew;
+  if (!core.endsWith(".")) return false;
+  return isFullStop(core.slice(0, -1), beginsAnew);
+}
+
+/** Whether the point after `said` ends a sentence. */
+function isFullStop(said: string, beginsAnew: boolean): boolean {
+  const word = /[\p{L}\p{N}.]+$/u.exec(said)?.[0] ?? "";
+  // "3." at a line's beginning counts a list; so do "a." and "IV.".
+  if (/(^|\n)\s*(\p{N}+|\p{L}|[IVX]+)$/u.test(said)) return false;
+  const known = word.toLowerCase();
+  if (openAbbreviations.has(known)) return beginsAnew;
+  if (abbreviations.has(known)) return false;
+  // An initial: "J. S. Bach". After a whole word, a single letter is one too: "plan B." is rarer than "Harry S. Truman".
+  if (/^\p{Lu}$/u.test(word)) return false;
+  return true;
+}

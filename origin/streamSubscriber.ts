@@ -1,0 +1,74 @@
+/** A subscriber as one stream of a socket: what it is told, as messages. */
+import type { MillraceError } from "../shared/errors.js";
+import { limits } from "../shared/limits.js";
+import { type Admission, Op, type ServerMessage } from "../shared/protocol.js";
+import { bounds } from "./bounds.js";
+import type { TokenLogprobs } from "./inference.js";
+import type { Ending } from "./response.js";
+import type { Subscriber } from "./subscription.js";
+import { withinBytes } from "./text.js";
+
+/** What a stream needs of its socket's session. */
+export interface StreamOutlet {
+  send(message: ServerMessage): void;
+  isFull(): boolean;
+  /** The stream has had its last message. */
+  ended(): void;
+}
+
+export class StreamSubscriber implements Subscriber {
+  constructor(
+    private readonly stream: number,
+    private readonly outlet: StreamOutlet,
+  ) {}
+
+  started(response: string, promptTokens: number, droppedTurns: number, admission: Admission): void {
+    this.outlet.send([Op.STARTED, this.stream, response, promptTokens, droppedTurns, admission]);
+  }
+
+  resumed(response: string, seq: number, promptTokens: number, droppedTurns: number): void {
+    this.outlet.send([Op.RESUMED, this.stream, response, seq, promptTokens, droppedTurns]);
+  }
+
+  queued(place: number): void {
+    this.outlet.send([Op.QUEUED, this.stream, place]);
+  }
+
+  tokens(seq: number, text: string, flags: number, ids?: readonly number[], logprobs: readonly TokenLogprobs[] = []): void {
+    this.outlet.send(ids ? [Op.TOKENS, this.stream, seq, text, flags, ids] : [Op.TOKENS, this.stream, seq, text, flags]);
+    if (logprobs.length > 0) this.#sendLogprobs(seq, logprobs);
+  }
+
+  truncated(seq: number, textBytes: number): void {
+    this.outlet.send([Op.TRUNCATED, this.stream, seq, textBytes]);
+  }
+
+  done({ seq, reason, textBytes, digest, usage, timings, slo }: Ending): void {
+    this.#last([Op.DONE, this.stream, seq, reason, textBytes, digest, usage, timings, slo]);
+  }
+
+  failed({ code, message, retryAfterMs }: MillraceError): void {
+    this.#last([Op.ERROR, this.stream, code, withinBytes(message, limits.errorTextBytesMax), retryAfterMs]);
+  }
+
+  handedOff(seq: number): void {
+    this.#last([Op.HANDOFF, this.stream, seq]);
+  }
+
+  isFull(): boolean {
+    return this.outlet.isFull();
+  }
+
+  #last(message: ServerMessage): void {
+    this.outlet.send(message);
+    this.outlet.ended();
+  }
+
+  #sendLogprobs(seq: number, tokens: readonly TokenLogprobs[]): void {
+    const rows = tokens.map(({ id, logprob, top }) => [id, logprob, ...top.flatMap((each) => [each.id, each.logprob])]);
+    for (let from = 0; from < rows.length; from += bounds.logprobsTokensMax) {
+      const part = rows.slice(from, from + bounds.logprobsTokensMax);
+      this.outlet.send([Op.LOGPROBS, this.stream, seq - rows.length + from + part.length, part]);
+    }
+  }
+}
