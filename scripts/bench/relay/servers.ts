@@ -62,7 +62,11 @@ export class Path {
     const address = ["--host", "127.0.0.1", "--port", String(port), "--name", originName, "--edge-key", edgeKey, "--drain-ms", "0"];
     const simulated = ["--inference", "simulated", "--simulated-stamps", "1", "--simulated-rate", String(tokensPerSecond)];
     const sizes = ["--simulated-answer", String(running.answerTokensMax), "--ctx", String(running.contextTokens), "--slots", String(slots)];
-    const origin = serverProcess("the origin", [...nodeFlags, "--import", "tsx", "origin/main.ts", ...address, ...simulated, ...sizes], onErrorLine);
+    const origin = serverProcess(
+      "the origin",
+      [...nodeFlags, "--import", "tsx", "origin/main.ts", ...address, ...simulated, ...sizes],
+      onErrorLine,
+    );
     let edge: EdgeProcess | undefined;
     try {
       await origin.ready;
