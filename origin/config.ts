@@ -28,6 +28,8 @@ export interface Config {
   drainMs: number;
   simulatedTokensPerSecond: number;
   simulatedAnswerTokens: number;
+  /** Whose vocabulary a simulated inference speaks in; undefined: a small one of its own. */
+  simulatedModel: string | undefined;
   simulatedStamps: boolean;
 }
 
@@ -89,6 +91,7 @@ export function readConfig(args: readonly string[], env: Readonly<Record<string,
     drainMs: integer("drain-ms", 0, 3_600_000) ?? limits.drainMs,
     simulatedTokensPerSecond: integer("simulated-rate", 1, 100_000) ?? 50,
     simulatedAnswerTokens: integer("simulated-answer", 1, 1 << 24) ?? 256,
+    simulatedModel: inference === "simulated" ? read("model") : undefined,
     simulatedStamps: integer("simulated-stamps", 0, 1) === 1,
   };
 }

@@ -224,14 +224,15 @@ export class Response {
     if (this.#lastWord) return;
     const continued = this.request.options.continueIds?.length ?? 0;
     const fresh = released.seq - Math.max(continued, this.#log.seq);
+    const nowMs = this.services.now();
     if (fresh > 0) {
       const isFirst = this.#log.seq <= continued;
-      const gapMs = this.#durations.released(fresh, this.services.now());
+      const gapMs = this.#durations.released(fresh, nowMs);
       if (isFirst) this.services.metrics.firstToken(this.request.class, gapMs);
       else this.services.metrics.laterToken(this.request.class, gapMs);
     }
     this.#log.append(released);
-    for (const subscription of this.#subscriptions) subscription.grown();
+    for (const subscription of this.#subscriptions) subscription.grown(nowMs);
     this.#parkWithoutCredit();
   }
 

@@ -40,6 +40,10 @@ export class Sentences {
   /** The end of what belongs to the sentence that runs. */
   #tail = "";
   #hasWord = false;
+  /** Whether what came last, white space aside, may be what a sentence ends with: only then is it looked at closely. */
+  #mayEnd = false;
+  /** Line ends since there was something to see. */
+  #newlines = 0;
   /** Backquotes at the end of what came, which may become more. */
   #ticks = 0;
   /** The run of backquotes that opened code; 0 outside. */
@@ -48,15 +52,33 @@ export class Sentences {
   /** Takes the next piece of text. @returns whether the text before it ends a sentence. */
   endsBefore(piece: string): boolean {
     const first = piece.search(/\S/u);
-    const isOver = first >= 0 && this.#hasWord && this.#code === 0 && isEnd(this.#tail + piece.slice(0, first), piece.slice(first));
+    const isCandidate =
+      first >= 0 && this.#hasWord && this.#code === 0 && (this.#mayEnd || this.#newlines + newlinesIn(piece, 0, first) > 1);
+    const isOver = isCandidate && isEnd(this.#tail + piece.slice(0, first), piece.slice(first));
     if (isOver) {
       this.#tail = "";
       this.#hasWord = false;
     }
-    this.#tail = (this.#tail + piece).slice(-tailLengthMax);
+    this.#tail += piece;
+    if (this.#tail.length > 2 * tailLengthMax) this.#tail = this.#tail.slice(-tailLengthMax);
+    this.#lookBack(piece, first);
     this.#hasWord ||= /[\p{L}\p{N}]/u.test(piece);
     this.#follow(piece);
     return isOver;
+  }
+
+  /** @param first where in the piece there is something to see; -1 for nowhere. */
+  #lookBack(piece: string, first: number): void {
+    if (first < 0) {
+      this.#newlines += newlinesIn(piece, 0, piece.length);
+      return;
+    }
+    let last = piece.length - 1;
+    while (isSpace.test(piece[last] as string)) last--;
+    this.#newlines = newlinesIn(piece, last + 1, piece.length);
+    const code = piece.charCodeAt(last);
+    // Letters and digits of ASCII end no sentence; of all else the tail is asked.
+    this.#mayEnd = !((code >= 0x30 && code <= 0x39) || (code >= 0x41 && code <= 0x5a) || (code >= 0x61 && code <= 0x7a));
   }
 
   /** Keeps account of code: between runs of as many backquotes. */
@@ -77,6 +99,14 @@ export class Sentences {
     else if (this.#ticks >= this.#code) this.#code = 0;
     this.#ticks = 0;
   }
+}
+
+const isSpace = /\s/u;
+
+function newlinesIn(text: string, from: number, to: number): number {
+  let count = 0;
+  for (let at = from; at < to; at++) if (text.charCodeAt(at) === 0x0a) count++;
+  return count;
 }
 
 /** @param before up to the first thing to see after it, white space included. @param after what is seen then. */

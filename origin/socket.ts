@@ -173,7 +173,9 @@ class UwsSocket implements SessionSocket {
 
   send(bytes: Uint8Array): boolean {
     if (!this.state.isOpen || this.state.ending) return true;
-    if (this.ws.getBufferedAmount() + bytes.length > limits.outboxBytesMax - bounds.farewellBytes) return false;
+    // Nothing waits in user space unless a send said so.
+    const waiting = this.state.isBackpressured ? this.ws.getBufferedAmount() : 0;
+    if (waiting + bytes.length > limits.outboxBytesMax - bounds.farewellBytes) return false;
     return this.#write(bytes);
   }
 

@@ -34,9 +34,9 @@ export class StreamSubscriber implements Subscriber {
     this.outlet.send([Op.QUEUED, this.stream, place]);
   }
 
-  tokens(seq: number, text: string, flags: number, ids?: readonly number[], logprobs: readonly TokenLogprobs[] = []): void {
+  tokens(seq: number, text: string, flags: number, ids?: readonly number[], logprobs?: readonly TokenLogprobs[]): void {
     this.outlet.send(ids ? [Op.TOKENS, this.stream, seq, text, flags, ids] : [Op.TOKENS, this.stream, seq, text, flags]);
-    if (logprobs.length > 0) this.#sendLogprobs(seq, logprobs);
+    if (logprobs && logprobs.length > 0) this.#sendLogprobs(seq, logprobs);
   }
 
   truncated(seq: number, textBytes: number): void {

@@ -83,22 +83,27 @@ export class Subscription implements Flushable {
   }
 
   /** The log has more. */
-  grown(): void {
+  grown(nowMs = this.now()): void {
     if (this.#isOver) return;
-    const nowMs = this.now();
-    if (this.#sent < Math.min(this.log.seq, this.#creditSeq)) this.#waitsSinceMs ??= nowMs;
     const { flushEveryMs } = this.options;
-    if (nowMs - this.#flushedMs >= flushEveryMs) this.flush();
-    else this.clock.putOff(flushEveryMs, this);
+    if (nowMs - this.#flushedMs >= flushEveryMs) {
+      this.flush(nowMs);
+      return;
+    }
+    if (this.#sent < Math.min(this.log.seq, this.#creditSeq)) this.#waitsSinceMs ??= nowMs;
+    this.clock.putOff(flushEveryMs, this);
   }
 
   /** Sends what may be sent. */
-  flush(): void {
+  flush(nowMs = this.now()): void {
     if (this.#isOver) return;
     const to = Math.min(this.log.seq, this.#creditSeq);
-    if (this.#sent < to) this.#flushedMs = this.now();
+    if (this.#sent < to) this.#flushedMs = nowMs;
     while (this.#sent < to) {
-      if (this.subscriber.isFull()) return;
+      if (this.subscriber.isFull()) {
+        this.#waitsSinceMs ??= nowMs;
+        return;
+      }
       this.#send(Math.min(this.log.reach(this.#sent, to), this.#sent + bounds.tokensAFrameMax));
       if (this.#isOver) return;
     }
@@ -139,7 +144,8 @@ export class Subscription implements Flushable {
     this.#sent = to;
     const flags = this.log.endsSentenceBefore(from + 1) ? TokenFlag.sentenceEnded : 0;
     const ids = this.options.wantsIds ? this.log.ids(from, to) : undefined;
-    this.subscriber.tokens(to, this.log.text(from, to), flags, ids, this.log.logprobs(from, to));
+    const logprobs = this.log.hasLogprobs ? this.log.logprobs(from, to) : undefined;
+    this.subscriber.tokens(to, this.log.text(from, to), flags, ids, logprobs);
   }
 
   #finish(last: () => void): void {

@@ -3,11 +3,12 @@ export class Digest {
   #state = 0xffff_ffff;
   #bytes = 0;
 
-  update(bytes: Uint8Array): void {
+  /** Those from `from` up to `to`; by default all. */
+  update(bytes: Uint8Array, from = 0, to = bytes.length): void {
     let state = this.#state;
-    for (const byte of bytes) state = (table[(state ^ byte) & 0xff] as number) ^ (state >>> 8);
+    for (let at = from; at < to; at++) state = (table[(state ^ (bytes[at] as number)) & 0xff] as number) ^ (state >>> 8);
     this.#state = state;
-    this.#bytes += bytes.length;
+    this.#bytes += to - from;
   }
 
   /** The checksum so far, 0 to 2^32 - 1. */

@@ -207,13 +207,19 @@ TEST("who is cancelled in the queue was told what it brought") {
   CHECK(told.events.size() == 3 && told.events[1].kind == EventKind::queued, told.events.size());
   CHECK_EQUAL(told.text(), std::string("ab"));
   CHECK(told.end()->finish == Finish::cancelled && told.end()->seq == 2, told.end()->seq);
+  // Likewise whoever is cancelled before the engine has looked at it.
+  for (int round = 0; round < 50; round++) {
+    const uint32_t early = running.submit({.prompt = {1}, .continued = {'a', 'b'}, .tokens_max = 5});
+    running.engine->cancel(early);
+    CHECK_EQUAL(running.recorder.finished(early).text(), std::string("ab"));
+  }
   running.engine->cancel(other);
   running.recorder.finished(other);
 }
 
 TEST("more tokens than one record can count are brought as several") {
   Running running({.context_tokens = 1 << 18}, {.layers = 1, .context = 1 << 18});
-  const Tokens answer = running.random.tokens(150'000, 256);
+  const Tokens answer = running.random.tokens(150'000, 128);  // of ASCII: none waits for another
   const Told told = running.ask({.prompt = {1}, .continued = answer, .tokens_max = 150'000, .ignores_end = true});
   test::check_order(told);
   CHECK_EQUAL(told.events.size(), size_t{4});

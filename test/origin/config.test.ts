@@ -30,6 +30,7 @@ test("the defaults are those of the documentation", () => {
     drainMs: 20_000,
     simulatedTokensPerSecond: 50,
     simulatedAnswerTokens: 256,
+    simulatedModel: undefined,
     simulatedStamps: false,
   });
 });

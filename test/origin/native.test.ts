@@ -319,7 +319,8 @@ test("an answer waits for credit, and goes on as if it had not", async () => {
 test("the engine's releaser and the simulated inference's agree", async () => {
   const vocabulary = await readVocabulary(defaultModelPath());
   const bytes = tokenBytes(vocabulary);
-  const random = new Random(Math.floor(Math.random() * 2 ** 32));
+  const seed = Math.floor(Math.random() * 2 ** 32);
+  const random = new Random(seed);
   const all = vocabulary.tokens.map((_, id) => id).filter((id) => isText(vocabulary, id));
   const split = all.filter((id) =>
     Buffer.from(bytes[id] ?? [])
@@ -349,8 +350,11 @@ test("the engine's releaser and the simulated inference's agree", async () => {
     }
     if (ours.at(-1)?.stopped) stopped++;
     else ours.push(releaser.flush());
-    expect(released.flatMap((each) => each.ids)).toEqual(ours.flatMap((each) => each.ids));
-    expect(textsOf(released)).toEqual(textsOf(ours));
+    expect(
+      released.flatMap((each) => each.ids),
+      `seed ${seed}`,
+    ).toEqual(ours.flatMap((each) => each.ids));
+    expect(textsOf(released), `seed ${seed}`).toEqual(textsOf(ours));
   }
   expect(stopped).toBeGreaterThan(0);
 });

@@ -1,6 +1,7 @@
 /** (a): how many streams a path carries with their tokens on time, and of what load it could not take that is a part. */
 import { setTimeout as passed } from "node:timers/promises";
 import { table } from "../../eval/describe.js";
+import { SetupError } from "../../setup/exec.js";
 import { damage, delivered, openStreams, type Window, window } from "./load.js";
 import { largest } from "./search.js";
 import { Path } from "./servers.js";
@@ -56,6 +57,10 @@ async function trial(kind: PathKind, streams: number, seconds: number, say: (lin
     const wrong = damage(seen, streams);
     say(wrong === undefined ? describeTrial(kind, streams, seen) : `  ${kind}, ${streams} streams: ${wrong}`);
     return wrong === undefined ? seen : undefined;
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    say(`  ${kind}, ${streams} streams: ${error.message} (${path.said})`);
+    return undefined;
   } finally {
     await path.stop();
   }

@@ -17,6 +17,7 @@ import { running } from "./settings.js";
 
 const readyMsMax = 60_000;
 const stopMsMax = 10_000;
+const logLinesMax = 4;
 const originName = "origin-1";
 const tenant = "bench";
 
@@ -38,10 +39,21 @@ export class Path {
     private readonly origin: ServerProcess,
     readonly originPort: number,
     private readonly edge: EdgeProcess | undefined,
+    private readonly log: readonly string[],
   ) {}
+
+  /** What both said last on stderr. */
+  get said(): string {
+    return this.log.join("; ");
+  }
 
   /** @throws with the last lines of whoever was not ready in time; nothing is left running then. */
   static async start({ tokensPerSecond, slots, edge: kind, nodeFlags = [] }: OriginPlan): Promise<Path> {
+    const log: string[] = [];
+    const onErrorLine = (line: string): void => {
+      log.push(line);
+      if (log.length > logLinesMax) log.shift();
+    };
     const folder = mkdtempSync(join(tmpdir(), "millrace-relay-"));
     const { privateJwk, publicJwk } = makeEdgeKeyPair();
     const edgeKey = join(folder, "edge-public.jwk.json");
@@ -50,7 +62,11 @@ export class Path {
     const address = ["--host", "127.0.0.1", "--port", String(port), "--name", originName, "--edge-key", edgeKey, "--drain-ms", "0"];
     const simulated = ["--inference", "simulated", "--simulated-stamps", "1", "--simulated-rate", String(tokensPerSecond)];
     const sizes = ["--simulated-answer", String(running.answerTokensMax), "--ctx", String(running.contextTokens), "--slots", String(slots)];
-    const origin = serverProcess("the origin", [...nodeFlags, "--import", "tsx", "origin/main.ts", ...address, ...simulated, ...sizes]);
+    const origin = serverProcess(
+      "the origin",
+      [...nodeFlags, "--import", "tsx", "origin/main.ts", ...address, ...simulated, ...sizes],
+      onErrorLine,
+    );
     let edge: EdgeProcess | undefined;
     try {
       await origin.ready;
@@ -59,8 +75,8 @@ export class Path {
         EDGE_SIGNING_KEY: JSON.stringify(privateJwk),
         ORIGINS: JSON.stringify([{ name: originName, url: `http://127.0.0.1:${port}` }]),
       };
-      if (kind) edge = await startEdge(kind, bindings, () => {});
-      return new Path(folder, privateJwk as JWK, origin, port, edge);
+      if (kind) edge = await startEdge(kind, bindings, onErrorLine);
+      return new Path(folder, privateJwk as JWK, origin, port, edge, log);
     } catch (error) {
       origin.kill();
       rmSync(folder, { recursive: true, force: true });
@@ -125,7 +141,7 @@ export class Peer {
 
   /** @throws SetupError with its last lines. */
   static async start(script: string, args: readonly string[]): Promise<Peer> {
-    const server = serverProcess(script, ["--import", "tsx", `scripts/bench/relay/${script}`, ...args], /^ready on (\d+)$/);
+    const server = serverProcess(script, ["--import", "tsx", `scripts/bench/relay/${script}`, ...args], () => {}, /^ready on (\d+)$/);
     const [, port] = await server.ready;
     return new Peer(server, Number(port));
   }
@@ -140,8 +156,8 @@ export class Peer {
   }
 }
 
-function serverProcess(name: string, args: string[], ready = /^origin \S+ ready on/): ServerProcess {
-  return new ServerProcess({ name, args, cwd: root, env: process.env, ready, readyMsMax, stopMsMax, onErrorLine: () => {} });
+function serverProcess(name: string, args: string[], onErrorLine: (line: string) => void, ready = /^origin \S+ ready on/): ServerProcess {
+  return new ServerProcess({ name, args, cwd: root, env: process.env, ready, readyMsMax, stopMsMax, onErrorLine });
 }
 
 /** So many results, of which a few are in work at once. */
