@@ -129,10 +129,7 @@ export class Responses {
   tick(): void {
     const nowMs = this.services.now();
     for (const response of this.#byId.values()) response.tick(nowMs);
-    for (const [response, endedMs] of this.#kept) {
-      if (nowMs - endedMs <= bounds.logsKeptMs && this.#keptBytes <= bounds.logsKeptBytesMax) break;
-      this.#forget(response);
-    }
+    this.#forgetOld(nowMs);
     this.#tombstones.tick();
   }
 
@@ -193,7 +190,15 @@ export class Responses {
     }
     this.#kept.set(response, this.services.now());
     this.#keptBytes += response.bytes;
-    if (this.#keptBytes > bounds.logsKeptBytesMax) this.tick();
+    this.#forgetOld(this.services.now());
+  }
+
+  /** Those whose time is over, and the oldest where all of them are too large. */
+  #forgetOld(nowMs: number): void {
+    for (const [response, endedMs] of this.#kept) {
+      if (nowMs - endedMs <= bounds.logsKeptMs && this.#keptBytes <= bounds.logsKeptBytesMax) break;
+      this.#forget(response);
+    }
   }
 
   #forget(response: Response): void {

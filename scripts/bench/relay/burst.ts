@@ -27,8 +27,9 @@ export async function measureBurst(): Promise<BurstResult> {
   const { sockets, starts, withinS, tokensPerSecond, answerTokens } = burst;
   const path = await Path.start({ tokensPerSecond, slots: starts });
   const messages = Array.from({ length: starts / sockets }, (_, index) => startMessage(index + 1, { maxTokens: answerTokens }));
+  let client: LoadClient | undefined;
   try {
-    const client = await LoadClient.start({
+    client = await LoadClient.start({
       ...{ port: path.port, path: "/v1/stream", speech: "millrace", startsPerSecond: starts / withinS },
       ...{ deadlineMs: serviceClasses.chat.ttftMs, starts: messages, heads: await path.heads(sockets) },
     });
@@ -36,10 +37,10 @@ export async function measureBurst(): Promise<BurstResult> {
     // One that is never answered is counted below.
     await client.answered.catch(() => {});
     const seen = await client.report();
-    await client.quit();
     const { refusals, late, refusedLate, unanswered, lost, firstTokenMs, refusalMs } = seen;
     return { starts: seen.started, answered: firstTokenMs.count, refusals, late, refusedLate, unanswered, lost, firstTokenMs, refusalMs };
   } finally {
+    await client?.quit();
     await path.stop();
   }
 }

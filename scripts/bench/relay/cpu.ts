@@ -120,9 +120,10 @@ async function bearable(say: (line: string) => void): Promise<number> {
 
 async function measureOnce({ name, serve }: Contender, sockets: number, seconds: number): Promise<Round> {
   const { pid, plan, stop } = await serve(sockets);
+  let client: LoadClient | undefined;
   try {
     const { startsPerSecond } = running;
-    const client = await LoadClient.start({ ...plan, startsPerSecond, deadlineMs: serviceClasses.voice.ttftMs });
+    client = await LoadClient.start({ ...plan, startsPerSecond, deadlineMs: serviceClasses.voice.ttftMs });
     await client.answered;
     await passed(1_000 * running.warmUpS);
     const before = cpuTimes(pid);
@@ -131,12 +132,12 @@ async function measureOnce({ name, serve }: Contender, sockets: number, seconds:
     const report = await client.report();
     const after = cpuTimes(pid);
     const [userS, systemS] = [after.userS - before.userS, after.systemS - before.systemS];
-    await client.quit();
     if (report.lost > 0 || report.holes + report.unstamped > 0)
       throw new SetupError(`${name} lost ${report.lost} sockets (${JSON.stringify(report.losses)}) and ${report.holes} tokens`);
     const usAToken = (seconds: number): number => (1e6 * seconds) / report.tokens;
     return { cpuUsAToken: usAToken(userS + systemS), systemUsAToken: usAToken(systemS), busy: (userS + systemS) / report.seconds, report };
   } finally {
+    await client?.quit();
     await stop();
   }
 }

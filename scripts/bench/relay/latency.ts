@@ -3,6 +3,7 @@ import { setTimeout as passed } from "node:timers/promises";
 import { table } from "../../eval/describe.js";
 import { SetupError } from "../../setup/exec.js";
 import { damage, delivered, openStreams, type Window, window } from "./load.js";
+import type { LoadClient } from "./loadClient.js";
 import { largest } from "./search.js";
 import { Path } from "./servers.js";
 import { bars, type Lengths, latency, running } from "./settings.js";
@@ -22,6 +23,8 @@ export interface LatencyResult {
   window: Window | undefined;
 }
 
+/** Of what a server said before it went. */
+const saidCharsMax = 200;
 const stepMs = 1_000 / latency.tokensPerSecond;
 
 export async function measureLatency(kind: PathKind, lengths: Lengths, say: (line: string) => void): Promise<LatencyResult> {
@@ -49,19 +52,20 @@ async function trial(kind: PathKind, streams: number, seconds: number, say: (lin
     ...{ tokensPerSecond: latency.tokensPerSecond, slots: streams },
     ...(kind === "workerd" ? { edge: "workerd" as const } : {}),
   });
+  let client: LoadClient | undefined;
   try {
-    const client = await openStreams(path, streams);
+    client = await openStreams(path, streams);
     await passed(1_000 * running.warmUpS);
     const seen = await window(client, path, seconds);
-    await client.quit();
     const wrong = damage(seen, streams);
     say(wrong === undefined ? describeTrial(kind, streams, seen) : `  ${kind}, ${streams} streams: ${wrong}`);
     return wrong === undefined ? seen : undefined;
   } catch (error) {
     if (!(error instanceof SetupError)) throw error;
-    say(`  ${kind}, ${streams} streams: ${error.message} (${path.said})`);
+    say(`  ${kind}, ${streams} streams: ${error.message} (${path.said.slice(0, saidCharsMax)})`);
     return undefined;
   } finally {
+    await client?.quit();
     await path.stop();
   }
 }

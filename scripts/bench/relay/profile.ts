@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { setTimeout as passed } from "node:timers/promises";
 import { table } from "../../eval/describe.js";
 import { openStreams, window } from "./load.js";
+import type { LoadClient } from "./loadClient.js";
 import { Path } from "./servers.js";
 import { latency, profile, running } from "./settings.js";
 
@@ -38,8 +39,9 @@ export async function measureProfile(streams: number, seconds: number): Promise<
   const folder = mkdtempSync(join(tmpdir(), "millrace-profile-"));
   const nodeFlags = ["--cpu-prof", "--cpu-prof-dir", folder, "--cpu-prof-interval", String(profile.everyUs)];
   const path = await Path.start({ tokensPerSecond: latency.tokensPerSecond, slots: streams, nodeFlags });
+  let client: LoadClient | undefined;
   try {
-    const client = await openStreams(path, streams);
+    client = await openStreams(path, streams);
     await passed(1_000 * running.warmUpS);
     const fromUs = nowUs();
     await window(client, path, seconds);
@@ -50,6 +52,7 @@ export async function measureProfile(streams: number, seconds: number): Promise<
     const whole = JSON.parse(readFileSync(join(folder, file ?? ""), "utf8")) as CpuProfile;
     return { streams, tokensPerSecond: latency.tokensPerSecond, ...selfTimes(whole, fromUs, toUs) };
   } finally {
+    await client?.quit();
     await path.stop();
     rmSync(folder, { recursive: true, force: true });
   }

@@ -13,7 +13,7 @@ import { table } from "../../eval/describe.js";
 import { SetupError } from "../../setup/exec.js";
 import { quantile } from "../workload.js";
 import { damage, openStreams } from "./load.js";
-import type { Head } from "./loadClient.js";
+import type { Head, LoadClient } from "./loadClient.js";
 import { Path } from "./servers.js";
 import { roundTrips } from "./settings.js";
 
@@ -33,14 +33,15 @@ export interface RoundTripRow {
 
 export async function measureRoundTrips(edge: EdgeKind, busyStreams: number, pairs: number): Promise<RoundTripRow> {
   const path = await Path.start({ tokensPerSecond: roundTrips.tokensPerSecond, slots: busyStreams + 2, edge });
+  let busy: LoadClient | undefined;
   try {
-    const busy = busyStreams > 0 ? await openStreams(path, busyStreams) : undefined;
+    if (busyStreams > 0) busy = await openStreams(path, busyStreams);
     const row = await measurePairs(path, pairs);
     const wrong = busy && damage(await busy.report(), busyStreams);
-    await busy?.quit();
     if (wrong !== undefined) throw new SetupError(`${edge} with ${busyStreams} streams: ${wrong}`);
     return { edge, busyStreams, ...row };
   } finally {
+    await busy?.quit();
     await path.stop();
   }
 }
