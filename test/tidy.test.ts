@@ -19,7 +19,7 @@ const rules: [what: string, rule: Rule][] = [
   ["banned calls stay out", bannedCalls],
   ["no file in git is over 1 MiB", fileSizes],
   ["package-lock.json has no download addresses", lockHasNoAddresses],
-  ["no registry and no developer's path is named", noAddresses],
+  ["no host but the known ones and no developer's path is named", noAddresses],
   ["nothing looks like a secret", noSecrets],
   ["every limit bounds something", limitsAreUsed],
   ["PROTOCOL.md and protocol.ts have the same ops", opsAgree],
@@ -99,7 +99,10 @@ describe("the rules find what they are for", () => {
   test("what must not be in git", () => {
     expect(fileSizes([{ path: "a.bin", bytes: 1_048_577, text: "" }])).toHaveLength(1);
     finds(lockHasNoAddresses, "package-lock.json", '"resolved": "x"');
-    finds(noAddresses, "a.md", `see https://${"regi"}stry.example.com/a`);
+    finds(noAddresses, "a.md", "see https://packages.fast.dev/a");
+    finds(noAddresses, "a.md", "see https://example.com.packages.dev/a");
+    finds(noAddresses, "a.sh", "fetch HTTP://packages:8081/a");
+    expect(noAddresses([file("a.ts", '"https://github.com/a", "http://127.0.0.1:80", "https://shop.test"')])).toEqual([]);
     finds(noAddresses, "a.ts", `read("/${"home"}/alice/model.gguf")`);
     finds(noSecrets, "a.env", `KEY='{"kty":"OKP","${"d"}":"${"A".repeat(43)}"}'`);
     finds(noSecrets, "a.ts", `const token = "hf_${"a".repeat(34)}";`);

@@ -102,7 +102,7 @@ test("an answer that was kept is known by its shape", () => {
     { asked: undefined },
     { asked: { ...kept.asked, messages: [["user"]] } },
     { asked: { ...kept.asked, options: {} } },
-    { home: { ...kept.home, url: "http://elsewhere" } },
+    { home: { ...kept.home, url: "http://elsewhere.test" } },
     { home: 5 },
     { text: 5 },
     { ids: ["7"] },

@@ -1,19 +1,14 @@
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { expect, test, vi } from "vitest";
 import { edgeLimits } from "../../edge/limits.js";
 import { lastStates, markUnsure, probe, probeAfresh } from "../../edge/origins/probe.js";
 import type { Origin } from "../../edge/origins/registry.js";
-import { quietly, readiness, stillClock } from "./support.js";
+import { isolateTests, readiness, stillClock } from "./support.js";
 
-beforeEach(quietly);
-afterEach(() => {
-  vi.unstubAllGlobals();
-  vi.useRealTimers();
-  vi.restoreAllMocks();
-});
+isolateTests();
 
 let made = 0;
 /** An origin that no earlier test has asked. */
-const newOrigin = (): Origin => ({ name: "a", url: `http://probed-${++made}.test` });
+const newOrigin = (): Origin => ({ name: "a", url: `http://${++made}.probed.test` });
 
 /** What is asked of the network, answered by `answer`. */
 function network(answer: (init: RequestInit) => Response | Promise<Response>): string[] {

@@ -13,7 +13,7 @@ test.each([
   ["`cod", "`cod`"],
   ["`a ** b`", "`a ** b`"],
   ["`code`", "`code`"],
-  ["see [the docs](https://exa", "see the docs"],
+  ["see [the docs](https://example.com", "see the docs"],
   ["array[0]", "array[0]"],
   ["Here:\n-", "Here:"],
   ["Here:\n- one\n-", "Here:\n- one"],

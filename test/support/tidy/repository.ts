@@ -15,17 +15,21 @@ export const lockHasNoAddresses: Rule = (files) =>
       findAll(file, /"resolved"/g, () => "names a download address; .npmrc leaves them out: remove the line and run npm install again"),
     );
 
-/** What names of hosts that serve packages have in them. */
-const registryWords = ["registry", "npmjs", "pypi", "pythonhosted", "artifactory", "nexus", "mirror", "proxy"];
-const hostCharacters = "[\\w.:-]*";
-const registries = new RegExp(`\\bhttps?://${hostCharacters}(?:${registryWords.join("|")})${hostCharacters}`, "gi");
+/** Hosts that are nobody's, by RFC 2606 and 6761, and the documents and models that we point readers to; where packages come from is none. */
+const reservedHosts = /^(?:localhost|127\.0\.0\.1|(?:.+\.)?(?:example\.com|example|test|invalid))$/i;
+const namedHosts = new Set(["github.com", "huggingface.co", "nodejs.org", "www.w3.org", "xn--mnchen-3ya.de"]);
+const hosts = /\bhttps?:\/\/([\w-]+(?:\.[\w-]+)*)/gi;
 const developerPaths = /(?<![\w.~}$-])\/(?:home\/[a-z]\w*|Users\/\w+|root\/|work\/|mnt\/[a-z]\w*)/g;
 
 export const noAddresses: Rule = (files) =>
   files
     .filter((file) => !isRule(file) && !isLock(file))
     .flatMap((file) => [
-      ...findAll(file, registries, ([host]) => `names the registry ${host}; leave the choice to the user's own configuration`),
+      ...findAll(file, hosts, ([, host = ""]) =>
+        reservedHosts.test(host) || namedHosts.has(host.toLowerCase())
+          ? undefined
+          : `names the host ${host}; leave where things come from to the user's own configuration, or use a name that ends in .test`,
+      ),
       ...findAll(file, developerPaths, ([path]) => `names ${path}, a place on somebody's machine; compute it, or take it as an argument`),
     ]);
 
