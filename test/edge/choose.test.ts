@@ -1,6 +1,6 @@
 /** To which origin a socket is led, and what its assertion says of that: through the whole Worker, over a network of fake origins. */
 import { decodeJwt } from "jose";
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { signingKeys } from "../../edge/keys.js";
 import { makeResumeToken } from "../../edge/resume.js";
 import type { AssertionClaims } from "../../shared/assertion.js";
@@ -11,19 +11,15 @@ import {
   type FakeFleet,
   type FakeOrigin,
   fakeFleet,
+  isolateTests,
   offer,
   offerResume,
   openStream,
-  quietly,
   stillClock,
   ticketFor,
 } from "./support.js";
 
-beforeEach(quietly);
-afterEach(() => {
-  vi.unstubAllGlobals();
-  vi.restoreAllMocks();
-});
+isolateTests();
 
 /** What the origin was told in each upgrade, as far as it decides where the session goes on. */
 function told({ assertions }: FakeOrigin): Pick<AssertionClaims, "epoch" | "dead" | "returning">[] {

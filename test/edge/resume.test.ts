@@ -1,6 +1,6 @@
 /** Resume tokens: what they say, whom they let in, and that nobody else learns of them. */
 import { decodeJwt, decodeProtectedHeader, type JWTPayload, SignJWT } from "jose";
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { expect, test, vi } from "vitest";
 import { edgeLimits } from "../../edge/limits.js";
 import type { AssertionClaims } from "../../shared/assertion.js";
 import { limits } from "../../shared/limits.js";
@@ -13,23 +13,18 @@ import {
   type FakeFleet,
   fakeFleet,
   fakeOrigins,
+  isolateTests,
   listen,
   makeKey,
   offer,
   offerResume,
   openStream,
-  quietly,
   request,
   ticketFor,
   upgraded,
 } from "./support.js";
 
-beforeEach(quietly);
-afterEach(() => {
-  vi.unstubAllGlobals();
-  vi.useRealTimers();
-  vi.restoreAllMocks();
-});
+isolateTests();
 
 const shop = "https://shop.test";
 const type = "millrace-resume+jwt";

@@ -1,7 +1,7 @@
-import { afterEach, expect, test, vi } from "vitest";
-import { begun, bindings, errorOf, fakeFleet, request } from "./support.js";
+import { expect, test } from "vitest";
+import { begun, bindings, errorOf, fakeFleet, isolateTests, request } from "./support.js";
 
-afterEach(() => vi.unstubAllGlobals());
+isolateTests();
 
 test("a preflight allows POST with a JWT from any page", async () => {
   const response = await request("/v1/tickets", { method: "OPTIONS", headers: { origin: "https://shop.test" } });

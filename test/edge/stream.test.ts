@@ -1,5 +1,5 @@
 import { createLocalJWKSet, decodeJwt, jwtVerify, SignJWT } from "jose";
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { expect, test, vi } from "vitest";
 import { parseAssertion } from "../../shared/assertion.js";
 import { Op } from "../../shared/protocol.js";
 import {
@@ -8,21 +8,17 @@ import {
   errorOf,
   expectRefusal,
   fakeOrigins,
+  isolateTests,
   listen,
   makeKey,
   offer,
   openStream,
-  quietly,
   request,
   ticketFor,
   upgraded,
 } from "./support.js";
 
-beforeEach(quietly);
-afterEach(() => {
-  vi.unstubAllGlobals();
-  vi.useRealTimers();
-});
+isolateTests();
 
 const shop = "https://shop.test";
 const nowS = () => Math.floor(Date.now() / 1_000);

@@ -1,6 +1,6 @@
 /** What the edge's tests share: bindings with fresh keys, requests to the Worker, and the socket it answers with. Runs in workerd. */
 import { decodeJwt, exportJWK, generateKeyPair, type JWK, type JWTPayload, SignJWT } from "jose";
-import { expect, vi } from "vitest";
+import { afterEach, beforeEach, expect, vi } from "vitest";
 import type { Bindings } from "../../edge/bindings.js";
 import worker from "../../edge/index.js";
 import { type PairedSocket, socketPair, type UpgradedResponse, upgradeResponse } from "../../edge/workers.js";
@@ -201,10 +201,14 @@ export function stillClock(): { advance(ms: number): void } {
   };
 }
 
-/** Keeps what the Worker logs out of the test's output. */
-export function quietly(): void {
-  for (const level of ["warn", "error"] as const)
-    vi.spyOn(console, level)
-      .mockReset()
-      .mockImplementation(() => {});
+/** For the tests of a file: each finds clock, globals and functions as they came, and what the Worker logs stays out of the output. */
+export function isolateTests(): void {
+  beforeEach(() => {
+    for (const level of ["warn", "error"] as const) vi.spyOn(console, level).mockImplementation(() => {});
+  });
+  afterEach(() => {
+    vi.unstubAllGlobals();
+    vi.useRealTimers();
+    vi.restoreAllMocks();
+  });
 }

@@ -1,8 +1,8 @@
 import { decodeJwt, decodeProtectedHeader, SignJWT } from "jose";
-import { beforeEach, expect, test } from "vitest";
-import { bindings, customerJwt, customerSecret, edgeKey, errorOf, makeKey, postTicket, quietly } from "./support.js";
+import { expect, test } from "vitest";
+import { bindings, customerJwt, customerSecret, edgeKey, errorOf, isolateTests, makeKey, postTicket } from "./support.js";
 
-beforeEach(quietly);
+isolateTests();
 
 const bearer = (jwt: string) => ({ authorization: `Bearer ${jwt}` });
 
