@@ -115,8 +115,8 @@ TEST("the pages of whoever is cancelled are another's within two steps") {
     }
   };
   test::Random random;
-  REQUIRE(engine->submit({.id = 1, .prompt = random.tokens(10, 260), .tokens_max = 900}).ok());
-  REQUIRE(engine->submit({.id = 2, .prompt = random.tokens(10, 260), .tokens_max = 900}).ok());
+  REQUIRE(engine->submit({.id = 1, .prompt = random.tokens(10, 260), .tokens_max = 900, .ignores_end = true}).ok());
+  REQUIRE(engine->submit({.id = 2, .prompt = random.tokens(10, 260), .tokens_max = 900, .ignores_end = true}).ok());
   recorder.wait(2, [](const Told& told) { return has(told, EventKind::tokens); });
   CHECK(recorder.told(1).end() != nullptr && recorder.told(1).end()->finish == Finish::cancelled);
   CHECK(started_at > cancelled_at && started_at - cancelled_at <= 2, "cancelled after step ", cancelled_at.load(), ", the pages taken over in step ", started_at.load());
