@@ -1,6 +1,7 @@
 // The prefix cache against no cache: the same logits, bit for bit, however a sequence came by the keys and values that it reads.
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 #include <utility>
 
 #include "engine.h"
@@ -24,12 +25,7 @@ class CachedModel {
  public:
   CachedModel(const std::string& name, KvElement element, int pages_of) {
     const test::GoldenModel golden = test::read_golden(name);
-    auto file = open_model(golden.path());
-    REQUIRE(file.ok(), file.message());
-    file_ = file.take();
-    auto model = read_model(*file_);
-    REQUIRE(model.ok(), model.message());
-    model_ = model.take();
+    std::tie(file_, model_) = test::open_golden(golden);
     context = golden.prompts[0].context;
     choose_frequencies(model_, context);
     const ModelConfig& config = model_.config;

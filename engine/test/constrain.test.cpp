@@ -10,6 +10,7 @@
 #include "support/random.h"
 #include "support/recorder.h"
 #include "support/test.h"
+#include "support/tiny_engine.h"
 #include "support/tiny_model.h"
 
 using namespace millrace;
@@ -35,26 +36,14 @@ class Parity final : public Constraint {
   bool fails_;
 };
 
-struct Constrained {
-  test::Random random;
-  test::TemporaryFile path{tiny_model({.vocabulary = 300, .end_token = true}, random)};
-  test::Recorder recorder;
-  std::unique_ptr<Engine> engine = test::load({.path = path.path(), .threads = 2, .slots = 8}, recorder);
-  uint32_t last = 0;
-
-  Constrained() {
+struct Constrained : test::TinyEngine {
+  Constrained() : TinyEngine({}, {.vocabulary = 300, .end_token = true}) {
     if (!has_grammars()) throw test::Skipped{"the build has no library for constrained output"};
   }
   std::shared_ptr<const Grammar> compile(const Format& format) {
     auto grammar = engine->compile(format);
     REQUIRE(grammar.ok(), grammar.message());
     return grammar.take();
-  }
-  uint32_t submit(Request request) {
-    request.id = ++last;
-    const Status status = engine->submit(request);
-    REQUIRE(status.ok(), status.message());
-    return last;
   }
 };
 

@@ -3,12 +3,11 @@
 
 #include "constrain/grammar.h"
 #include "events.h"
-#include "support/random.h"
-#include "support/recorder.h"
 #include "support/test.h"
-#include "support/tiny_model.h"
+#include "support/tiny_engine.h"
 
 using namespace millrace;
+using test::TinyEngine;
 using test::Told;
 
 namespace {
@@ -17,37 +16,9 @@ using Tokens = std::vector<int32_t>;
 
 constexpr int32_t end_token = 259;
 
-struct Running {
-  test::Random random;
-  test::TemporaryFile path;
-  test::Recorder recorder;
-  std::unique_ptr<Engine> engine;
-  uint32_t last = 0;
-
-  explicit Running(EngineOptions options = {}, const test::TinyShape& shape = {.vocabulary = 260, .end_token = true}) : path(tiny_model(shape, random)) {
-    options.path = path.path();
-    options.threads = 2;
-    if (options.slots == 32) options.slots = 8;
-    engine = test::load(options, recorder);
-  }
-  uint32_t submit(Request request) {
-    request.id = ++last;
-    const Status status = engine->submit(request);
-    REQUIRE(status.ok(), status.message());
-    return last;
-  }
-  Told ask(const Request& request) { return recorder.finished(submit(request)); }
-};
-
 Request continued(Request request, const Tokens& answer, size_t count) {
   request.continued.assign(answer.begin(), answer.begin() + static_cast<std::ptrdiff_t>(count));
   return request;
-}
-
-std::vector<TokenLogprob> logprobs(const Told& told) {
-  std::vector<TokenLogprob> all;
-  for (const Event& event : told.events) all.insert(all.end(), event.logprobs.begin(), event.logprobs.end());
-  return all;
 }
 
 // A text within the answer that the tokens from `first` to `last` have together.
@@ -79,13 +50,13 @@ void check_joined(const Told& told, const Told& whole, const Request& request, s
     CHECK(is_brought || event.seq - event.ids.size() >= count, "tokens up to ", event.seq, " were told together, of which ", count, " were brought");
     CHECK_EQUAL(event.logprobs.size(), is_brought || request.sampling.logprobs < 0 ? 0 : event.ids.size() * static_cast<size_t>(1 + request.sampling.logprobs));
   }
-  const auto ours = logprobs(told), all = logprobs(whole);
+  const auto ours = told.logprobs(), all = whole.logprobs();
   CHECK(ours.size() <= all.size() && std::equal(ours.rbegin(), ours.rend(), all.rbegin(), is_same), count, " tokens were brought, and others were likely");
 }
 
 // Everything that depends on what an answer has had: greedy and seeded, penalties, a least length after which the end comes soon, stop
 // strings that fall on several tokens, and log-probabilities. Token ids below 256 are bytes, so that code points are split all over.
-std::vector<Request> requests(Running& running) {
+std::vector<Request> requests(TinyEngine& running) {
   const Tokens prompt = running.random.tokens(30, 256);
   const SamplingOptions seeded{.temperature = 1.4f, .top_k = 100, .repetition_penalty = 1.3f, .presence_penalty = 0.4f, .frequency_penalty = 0.3f, .seed = 7};
   std::vector<Request> all = {{.prompt = prompt, .tokens_max = 30, .ignores_end = true}, {.prompt = prompt, .tokens_max = 30, .ignores_end = true, .sampling = seeded}};
@@ -101,7 +72,7 @@ std::vector<Request> requests(Running& running) {
 }  // namespace
 
 TEST("an answer that is continued at any token is the undisturbed one, alone and without a cache") {
-  Running running({.slots = 1, .prefix_cache = false});
+  TinyEngine running({.slots = 1, .prefix_cache = false});
   for (const Request& request : requests(running)) {
     const Told whole = running.ask(request);
     const Tokens answer = whole.ids();
@@ -110,7 +81,7 @@ TEST("an answer that is continued at any token is the undisturbed one, alone and
 }
 
 TEST("an answer that is continued at any token is the undisturbed one, beside all the others and with a cache") {
-  Running running;
+  TinyEngine running;
   std::vector<Request> asked;
   std::vector<uint32_t> ids;
   std::vector<Told> wholes;
@@ -128,7 +99,7 @@ TEST("an answer that is continued at any token is the undisturbed one, beside al
 
 // Its slot and its pages go to others, and what it was continued with is computed anew.
 TEST("a continued answer that is paused goes on as the undisturbed one") {
-  Running running({.kv_memory_bytes = 3 * 65536, .slots = 1}, {.type = Type::q4_1});
+  TinyEngine running({.kv_memory_bytes = 3 * 65536, .slots = 1}, {.type = Type::q4_1});
   Request request{.prompt = running.random.tokens(200, 256), .tokens_max = 300, .sampling = {.temperature = 0.9f, .seed = 3}};
   const Told whole = running.ask(request);
   const uint32_t paused = running.submit(continued(request, whole.ids(), 150));
@@ -141,7 +112,7 @@ TEST("a continued answer that is paused goes on as the undisturbed one") {
 }
 
 TEST("a code point of which the first bytes were brought is completed, and told with the first of them") {
-  Running running;
+  TinyEngine running;
   const Request request{.prompt = {1}, .continued = {'a', 0xe2, 0x82}, .tokens_max = 5, .sampling = {.logprobs = 1, .bias = {{0xac, 100}}}};
   const Told told = running.ask(request);
   test::check_order(told);
@@ -162,7 +133,7 @@ TEST("a code point of which the first bytes were brought is completed, and told 
 
 // Its reader has nothing to wait for, so it does not stand in line.
 TEST("an answer that ends within what was brought ends at once, though nobody has a slot for it") {
-  Running running({.context_tokens = 1 << 16, .slots = 1}, {.layers = 1, .vocabulary = 260, .context = 1 << 16, .end_token = true});
+  TinyEngine running({.context_tokens = 1 << 16, .slots = 1}, {.layers = 1, .vocabulary = 260, .context = 1 << 16, .end_token = true});
   const uint32_t other = running.submit({.prompt = {1}, .tokens_max = 60000, .ignores_end = true});
   running.recorder.wait(other, [](const Told& told) { return !told.ids().empty(); });
   const auto ends = [&](Request request, Finish finish, uint32_t seq, const std::string& text) {
@@ -196,7 +167,7 @@ TEST("an answer that ends within what was brought ends at once, though nobody ha
 
 // What its reader has belongs to the answer, however short the rest of its life is.
 TEST("who is cancelled in the queue was told what it brought") {
-  Running running({.context_tokens = 1 << 16, .slots = 1}, {.layers = 1, .context = 1 << 16});
+  TinyEngine running({.context_tokens = 1 << 16, .slots = 1}, {.layers = 1, .context = 1 << 16});
   const uint32_t other = running.submit({.prompt = {1}, .tokens_max = 60000});
   running.recorder.wait(other, [](const Told& told) { return !told.ids().empty(); });
   const uint32_t waiting = running.submit({.prompt = {1}, .continued = {'a', 'b'}, .tokens_max = 5});
@@ -218,7 +189,7 @@ TEST("who is cancelled in the queue was told what it brought") {
 }
 
 TEST("more tokens than one record can count are brought as several") {
-  Running running({.context_tokens = 1 << 18}, {.layers = 1, .context = 1 << 18});
+  TinyEngine running({.context_tokens = 1 << 18}, {.layers = 1, .context = 1 << 18});
   const Tokens answer = running.random.tokens(150'000, 128);  // of ASCII: none waits for another
   const Told told = running.ask({.prompt = {1}, .continued = answer, .tokens_max = 150'000, .ignores_end = true});
   test::check_order(told);
@@ -228,7 +199,7 @@ TEST("more tokens than one record can count are brought as several") {
 }
 
 TEST("what was brought counts among the tokens computed, and not twice") {
-  Running running({.prefix_cache = false});
+  TinyEngine running({.prefix_cache = false});
   running.ask({.prompt = {1, 2, 3}, .continued = {4, 5}, .tokens_max = 6});
   running.engine->close();
   CHECK_EQUAL(running.engine->stats().prompt_tokens, uint64_t{5});
@@ -240,22 +211,18 @@ TEST("what cannot be continued is refused with what is wrong") {
     std::unique_ptr<Constraint> begin() const override { return nullptr; }
     size_t bytes() const override { return 0; }
   };
-  Running running;
-  const auto refusal = [&](Request request) {
-    request.id = ++running.last;
-    return running.engine->submit(request).message();
-  };
+  TinyEngine running;
   const Request request{.prompt = {1}, .continued = {1, 2, 3}, .tokens_max = 4};
   Request wrong = request;
   wrong.continued[1] = 260;
-  CHECK_EQUAL(refusal(wrong), std::string("token 260, with which the answer is continued, is not in the vocabulary of 260"));
+  CHECK_EQUAL(running.refusal(wrong), std::string("token 260, with which the answer is continued, is not in the vocabulary of 260"));
   wrong.continued[1] = -1;
-  CHECK_EQUAL(refusal(wrong), std::string("token -1, with which the answer is continued, is not in the vocabulary of 260"));
+  CHECK_EQUAL(running.refusal(wrong), std::string("token -1, with which the answer is continued, is not in the vocabulary of 260"));
   wrong = request;
   wrong.tokens_max = 2;
-  CHECK_EQUAL(refusal(wrong), std::string("the answer is continued with 3 tokens, but may have at most 2"));
+  CHECK_EQUAL(running.refusal(wrong), std::string("the answer is continued with 3 tokens, but may have at most 2"));
   wrong = request;
   wrong.grammar = std::make_shared<Any>();
-  CHECK_EQUAL(refusal(wrong), std::string("a format derives an answer from its first token on; continue none beside it"));
+  CHECK_EQUAL(running.refusal(wrong), std::string("a format derives an answer from its first token on; continue none beside it"));
   CHECK(running.ask(request).end()->finish == Finish::length);
 }

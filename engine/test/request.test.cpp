@@ -4,50 +4,16 @@
 
 #include "engine.h"
 #include "format/vocabulary.h"
-#include "support/random.h"
-#include "support/recorder.h"
 #include "support/test.h"
-#include "support/tiny_model.h"
+#include "support/tiny_engine.h"
 
 using namespace millrace;
+using test::TinyEngine;
 using test::Told;
-
-namespace {
-
-struct Asked {
-  test::Random random;
-  test::TemporaryFile path;
-  test::Recorder recorder;
-  std::unique_ptr<Engine> engine;
-  uint32_t last = 0;
-
-  explicit Asked(const test::TinyShape& shape = {.vocabulary = 260, .end_token = true}) : path(tiny_model(shape, random)) {
-    engine = test::load({.path = path.path(), .threads = 2, .slots = 8}, recorder);
-  }
-  uint32_t submit(Request request) {
-    request.id = ++last;
-    const Status status = engine->submit(request);
-    REQUIRE(status.ok(), status.message());
-    return last;
-  }
-  Told ask(const Request& request) { return recorder.finished(submit(request)); }
-  std::string refusal(Request request) {
-    request.id = ++last;
-    return engine->submit(request).message();
-  }
-};
-
-std::vector<TokenLogprob> logprobs(const Told& told) {
-  std::vector<TokenLogprob> all;
-  for (const Event& event : told.events) all.insert(all.end(), event.logprobs.begin(), event.logprobs.end());
-  return all;
-}
-
-}  // namespace
 
 // Against teacher-forced logits: what is told of each token is what the model said at its place, stop strings and held text or not.
 TEST("each released token comes with its own log-probabilities") {
-  Asked asked({.vocabulary = 256});
+  TinyEngine asked({}, {.vocabulary = 256});
   const std::vector<int32_t> prompt = asked.random.tokens(7, 256);
   const Told told = asked.ask({.prompt = prompt, .tokens_max = 60, .sampling = {.temperature = 3, .seed = 5, .logprobs = 3}, .stops = {"never said by chance"}});
   const std::vector<int32_t> ids = told.ids();
@@ -57,7 +23,7 @@ TEST("each released token comes with its own log-probabilities") {
   tokens.insert(tokens.end(), ids.begin(), ids.end() - 1);
   auto logits = asked.engine->evaluate(tokens, 64);
   REQUIRE(logits.ok(), logits.message());
-  const std::vector<TokenLogprob> each = logprobs(told);
+  const std::vector<TokenLogprob> each = told.logprobs();
   for (size_t i = 0; i < ids.size(); i++) {
     const float* row = logits.value().data() + (prompt.size() - 1 + i) * 256;
     double total = 0;
@@ -70,7 +36,7 @@ TEST("each released token comes with its own log-probabilities") {
 }
 
 TEST("log-probabilities, bias and the least length are the same beside other answers as alone") {
-  Asked asked;
+  TinyEngine asked;
   std::vector<Request> requests;
   for (int i = 0; i < 8; i++) {
     Request request{.prompt = asked.random.tokens(asked.random.between(1, 60), 256), .tokens_max = 30, .tokens_min = 3 * i,
@@ -85,7 +51,7 @@ TEST("log-probabilities, bias and the least length are the same beside other ans
   for (size_t i = 0; i < ids.size(); i++) {
     const Told told = asked.recorder.finished(ids[i]);
     CHECK_EQUAL(told.ids(), alone[i].ids());
-    const auto ours = logprobs(told), theirs = logprobs(alone[i]);
+    const auto ours = told.logprobs(), theirs = alone[i].logprobs();
     REQUIRE(ours.size() == theirs.size(), ours.size(), " and ", theirs.size());
     for (size_t k = 0; k < ours.size(); k++) CHECK(ours[k].token == theirs[k].token && ours[k].logprob == theirs[k].logprob, "entry ", k);
   }
@@ -93,7 +59,7 @@ TEST("log-probabilities, bias and the least length are the same beside other ans
 
 // With the end token forced at every place, the answer ends as soon as it may.
 TEST("an answer ends of itself right after its least length, and never where the end is ignored") {
-  Asked asked;
+  TinyEngine asked;
   const Request request{.prompt = {1, 2, 3}, .tokens_max = 40, .sampling = {.bias = {{259, 100}}}};
   for (const int least : {0, 1, 17, 40}) {
     Request each = request;
@@ -114,7 +80,7 @@ TEST("an answer ends of itself right after its least length, and never where the
 }
 
 TEST("of several stop strings the first to come counts, and none before the least length") {
-  Asked asked({.vocabulary = 256});
+  TinyEngine asked({}, {.vocabulary = 256});
   Request request{.prompt = {1}, .tokens_max = 12, .sampling = {.bias = {{'a', 100}}}, .stops = {"zz", "aaaa", "aaaaaa"}};
   CHECK_EQUAL(asked.ask(request).text(), std::string());
   request.tokens_min = 5;
@@ -126,7 +92,7 @@ TEST("of several stop strings the first to come counts, and none before the leas
 }
 
 TEST("what cannot be sampled so is refused with its value") {
-  Asked asked;
+  TinyEngine asked;
   const Request request{.prompt = {1}, .tokens_max = 4};
   const auto refused = [&](auto change) {
     Request changed = request;
@@ -142,7 +108,7 @@ TEST("what cannot be sampled so is refused with its value") {
 }
 
 TEST("a number that is under way is refused to another request, and free again once it has ended") {
-  Asked asked({.layers = 1, .context = 1 << 18});
+  TinyEngine asked({}, {.layers = 1, .context = 1 << 18});
   const Request request{.id = 7, .prompt = {1}, .tokens_max = 8000};
   CHECK(asked.engine->submit(request).ok());
   CHECK_EQUAL(asked.engine->submit(request).message(), std::string("request 7 is under way already"));

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iterator>
 #include <set>
+#include <tuple>
 
 #include "support/test.h"
 
@@ -67,14 +68,18 @@ GoldenModel read_golden(const std::string& name) {
   return golden;
 }
 
-GoldenRun::GoldenRun(const GoldenModel& golden, const Kernels& kernels, const Edit& edit, Precision precision)
-    : golden_(golden), kernels_(kernels), precision_(precision) {
+std::pair<std::unique_ptr<ModelFile>, Model> open_golden(const GoldenModel& golden) {
   auto file = open_model(golden.path());
   REQUIRE(file.ok(), file.message());
-  file_ = file.take();
-  auto model = read_model(*file_);
+  std::unique_ptr<ModelFile> held = file.take();
+  auto model = read_model(*held);
   REQUIRE(model.ok(), model.message());
-  model_ = model.take();
+  return {std::move(held), model.take()};
+}
+
+GoldenRun::GoldenRun(const GoldenModel& golden, const Kernels& kernels, const Edit& edit, Precision precision)
+    : golden_(golden), kernels_(kernels), precision_(precision) {
+  std::tie(file_, model_) = open_golden(golden);
   if (edit) edit(model_);
 }
 

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/team.h"
@@ -31,6 +32,8 @@ struct GoldenModel {
 // Names of all fixtures, in order.
 std::vector<std::string> golden_models();
 GoldenModel read_golden(const std::string& name);
+// A fixture's file, and its model, which points into the file.
+std::pair<std::unique_ptr<ModelFile>, Model> open_golden(const GoldenModel& golden);
 
 // A fixture's model on the CPU, in small pages, its operators edited before they are packed.
 class GoldenRun {

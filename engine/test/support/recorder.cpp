@@ -33,6 +33,12 @@ std::vector<int32_t> Told::ids() const {
   return all;
 }
 
+std::vector<TokenLogprob> Told::logprobs() const {
+  std::vector<TokenLogprob> all;
+  for (const Event& event : events) all.insert(all.end(), event.logprobs.begin(), event.logprobs.end());
+  return all;
+}
+
 const Event* Told::end() const { return !events.empty() && events.back().kind == EventKind::finished ? &events.back() : nullptr; }
 
 void check_order(const Told& told, bool is_passed) {

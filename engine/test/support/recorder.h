@@ -21,6 +21,7 @@ struct Told {
 
   std::string text() const;
   std::vector<int32_t> ids() const;
+  std::vector<TokenLogprob> logprobs() const;
   // Its last event if that is `finished`, else null.
   const Event* end() const;
 };
