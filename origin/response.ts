@@ -38,12 +38,13 @@ export interface ResponseEvents {
   ended(response: Response): void;
 }
 
-export class Response {
+export class Response implements InferenceListener {
   readonly id = randomUUID();
   readonly #log = new ResponseLog();
   readonly #subscriptions = new Set<Subscription>();
   readonly #durations: Durations;
   readonly #graceMs: number;
+  readonly #continuedTokens: number;
   #phase: Phase = "preparing";
   #lastWord: LastWord | undefined;
   #handle: InferenceHandle | undefined;
@@ -62,6 +63,7 @@ export class Response {
   ) {
     const { class: service, options } = request;
     this.#durations = new Durations(services.now());
+    this.#continuedTokens = options.continueIds?.length ?? 0;
     this.#graceMs = Math.min(options.graceMs ?? Number.POSITIVE_INFINITY, classDelivery[service].graceMs);
     this.#run().catch((error: unknown) => this.fail(this.#asMillraceError(error)));
   }
@@ -105,7 +107,7 @@ export class Response {
     const following = [...this.#subscriptions].filter((each) => !each.isOver).length;
     if (following >= limits.subscribersMax)
       throw new MillraceError("subscribers_exhausted", `${following} sockets follow this answer already`, bounds.retryAfterMs);
-    if (options.from > Math.max(this.#log.seq, this.request.options.continueIds?.length ?? 0))
+    if (options.from > Math.max(this.#log.seq, this.#continuedTokens))
       throw new MillraceError("field_invalid", `seq is ${options.from}, but this answer has come to token ${this.#log.seq}`);
     const subscription = new Subscription(subscriber, this.#log, options, this.services.clock, this.services.now);
     this.#subscriptions.add(subscription);
@@ -135,7 +137,7 @@ export class Response {
       return;
     }
     this.#phase = "ended";
-    queueMicrotask(() => this.#finish({ seq: 0, reason: "cancelled", cachedTokens: 0, queueMs: 0, prefillMs: 0, decodeMs: 0 }));
+    queueMicrotask(() => this.finished({ seq: 0, reason: "cancelled", cachedTokens: 0, queueMs: 0, prefillMs: 0, decodeMs: 0 }));
   }
 
   /** The answer's user heard so much of it: it ends there. */
@@ -192,7 +194,7 @@ export class Response {
     // Promises count from START, the engine's from here.
     const asked = { ...deadlines, ttftMs: Math.max(1, deadlines.ttftMs - this.#preparedMs) };
     const seed = this.request.options.seed ?? randomInt(2 ** 48 - 1);
-    const handle = inference.submit({ ...prepared.inference, seed, deadlines: asked }, this.#listener());
+    const handle = inference.submit({ ...prepared.inference, seed, deadlines: asked }, this);
     this.#handle = handle;
     this.#phase = "running";
     metrics.taken(prepared.inference.prompt.length);
@@ -209,20 +211,14 @@ export class Response {
     return "waitMs" in admission ? admission : { ...admission, ttftMs: admission.ttftMs + this.#preparedMs };
   }
 
-  #listener(): InferenceListener {
-    return {
-      queued: (place) => {
-        if (!this.#lastWord) for (const { subscriber } of this.#subscriptions) subscriber.queued(place);
-      },
-      tokens: (released) => this.#release(released),
-      finished: (end) => this.#finish(end),
-      failed: (why) => this.fail(new MillraceError("internal", why)),
-    };
+  /** The inference's call, as are the three below. */
+  queued(place: number): void {
+    if (!this.#lastWord) for (const { subscriber } of this.#subscriptions) subscriber.queued(place);
   }
 
-  #release(released: Released): void {
+  tokens(released: Released): void {
     if (this.#lastWord) return;
-    const continued = this.request.options.continueIds?.length ?? 0;
+    const continued = this.#continuedTokens;
     const fresh = released.seq - Math.max(continued, this.#log.seq);
     const nowMs = this.services.now();
     if (fresh > 0) {
@@ -236,12 +232,16 @@ export class Response {
     this.#parkWithoutCredit();
   }
 
-  #finish({ seq, reason, cachedTokens, queueMs, prefillMs, decodeMs }: InferenceEnd): void {
+  failed(why: string): void {
+    this.fail(new MillraceError("internal", why));
+  }
+
+  finished({ seq, reason, cachedTokens, queueMs, prefillMs, decodeMs }: InferenceEnd): void {
     if (this.#lastWord) return;
-    const { options, class: service } = this.request;
+    const service = this.request.class;
     const durationMs = this.services.now() - this.#durations.receivedMs;
     this.#resume();
-    const continuedTokens = options.continueIds?.length ?? 0;
+    const continuedTokens = this.#continuedTokens;
     // One that was cancelled before what it continues was computed knows no more of it than that.
     const saidSeq = this.#log.seq < continuedTokens ? this.#log.seq : seq;
     const promptTokens = this.#prepared?.inference.prompt.length ?? 0;

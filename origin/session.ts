@@ -17,6 +17,7 @@ import {
   type Start,
 } from "../shared/protocol.js";
 import { bounds } from "./bounds.js";
+import { Outbox } from "./outbox.js";
 import type { Owner } from "./prepare.js";
 import type { Response } from "./response.js";
 import type { Epochs, Outcome, Responses } from "./responses.js";
@@ -26,7 +27,7 @@ import { withinBytes } from "./text.js";
 
 /** The one thing a session needs of a socket. */
 export interface SessionSocket {
-  /** False where the bytes were not taken because too many wait already; the session then ends. */
+  /** Takes the bytes within the call: they are another message's after it. False where too many wait already; the session then ends. */
   send(bytes: Uint8Array): boolean;
   /** Bytes wait for the client to read. `Session.drained` is called once none do. */
   isFull(): boolean;
@@ -51,10 +52,13 @@ export class Session {
   readonly #streamsMax: number;
   readonly #owner: Owner;
   readonly #epochs: Epochs;
+  readonly #outbox: Outbox;
+  readonly #onStreamEnd = (stream: number): void => this.#streamEnded(stream);
   readonly #openedMs: number;
   /** When this socket ends, and why; undefined while nobody has told it to go. */
   #goaway: { reason: GoawayReason; closeMs: number; idleMs: number } | undefined;
   #isClosed = false;
+  #tickedMs: number;
   #lastSentMs: number;
   #pingsUnanswered = 0;
   #nonce = 0;
@@ -69,14 +73,15 @@ export class Session {
     this.#streamsMax = Math.min(claims.limits.streamsMax, limits.streamsMax);
     this.#owner = { tenant: claims.tenant, user: claims.sub };
     this.#epochs = { dead: claims.dead };
-    this.#openedMs = this.#lastSentMs = now();
+    this.#openedMs = this.#tickedMs = this.#lastSentMs = now();
+    this.#outbox = new Outbox(socket, () => this.#overflow());
   }
 
   open(): void {
     const { frameBytesMax, pingEveryMs, failoverWaitMs } = limits;
     const { resume: resumeToken = "", upgrade = { redeemMs: 0, chooseMs: 0, connectMs: 0 } } = this.claims;
     const own = { frameBytesMax, streamsMax: this.#streamsMax, pingEveryMs, resumeToken, failoverWaitMs, upgrade };
-    this.#send([Op.HELLO, 0, { ...this.info, ...own }]);
+    this.#outbox.send([Op.HELLO, 0, { ...this.info, ...own }]);
   }
 
   /** Takes one WebSocket message. `bytes` may be reused by the caller once this returns. */
@@ -102,14 +107,14 @@ export class Session {
     const nowMs = this.now();
     this.#expire(nowMs);
     this.#closeWhenOver(nowMs);
-    if (this.#isClosed || nowMs - this.#lastSentMs < limits.pingEveryMs) return;
+    if (this.#isClosed || !this.#isSilent(nowMs)) return;
     if (this.#pingsUnanswered >= limits.pingsMissedMax) {
-      this.#isClosed = true;
+      this.#close();
       this.socket.close(closeCodeOf("connection_timeout"), "connection_timeout");
       return;
     }
     this.#pingsUnanswered++;
-    this.#send([Op.PING, 0, this.#nonce++]);
+    this.#outbox.send([Op.PING, 0, this.#nonce++]);
   }
 
   /** Tells the client to open its next socket, and takes no START any more. It closes once its answers have ended, or at the deadline. */
@@ -117,7 +122,7 @@ export class Session {
     if (this.#goaway || this.#isClosed) return;
     const nowMs = this.now();
     this.#goaway = { reason, closeMs: nowMs + deadlineMs, idleMs: nowMs + Math.min(deadlineMs, bounds.goawayLingerMs) };
-    this.#send([Op.GOAWAY, 0, deadlineMs, reason]);
+    this.#outbox.send([Op.GOAWAY, 0, deadlineMs, reason]);
   }
 
   /** Ends the connection: the origin closes. */
@@ -127,7 +132,7 @@ export class Session {
 
   /** The socket is gone; its answers go on for others, or until it is back. */
   closed(): void {
-    this.#isClosed = true;
+    this.#close();
     for (const { response, subscription } of [...this.#running.values(), ...this.#ended.values()]) response.unsubscribe(subscription);
     this.#running.clear();
     this.#ended.clear();
@@ -174,15 +179,10 @@ export class Session {
   }
 
   #follow(stream: number, find: (subscriber: Subscriber) => Outcome): void {
-    const subscriber = new StreamSubscriber(stream, {
-      send: (message) => this.#send(message),
-      isFull: () => this.socket.isFull(),
-      ended: () => this.#streamEnded(stream),
-    });
-    const outcome = find(subscriber);
+    const outcome = find(new StreamSubscriber(stream, this.#outbox, this.#onStreamEnd));
     if (outcome.kind === "subscribed") this.#running.set(stream, outcome);
-    else if (outcome.kind === "expired") this.#send([Op.EXPIRED, stream, outcome.seq, outcome.reason]);
-    else this.#send([outcome.kind === "gone" ? Op.GONE : Op.MISROUTED, stream, outcome.epoch]);
+    else if (outcome.kind === "expired") this.#outbox.send([Op.EXPIRED, stream, outcome.seq, outcome.reason]);
+    else this.#outbox.send([outcome.kind === "gone" ? Op.GONE : Op.MISROUTED, stream, outcome.epoch]);
   }
 
   #streamEnded(stream: number): void {
@@ -213,7 +213,19 @@ export class Session {
       running.response.unsubscribe(running.subscription);
       running.response.cancel();
     }
-    this.#send(errorMessage(stream, error));
+    this.#outbox.send(errorMessage(stream, error));
+  }
+
+  #close(): void {
+    this.#isClosed = true;
+    this.#outbox.close();
+  }
+
+  /** Nothing was sent for so long that the client is owed a PING; counted from the tick before what was sent last. */
+  #isSilent(nowMs: number): boolean {
+    if (this.#outbox.takeHasSent()) this.#lastSentMs = this.#tickedMs;
+    this.#tickedMs = nowMs;
+    return nowMs - this.#lastSentMs >= limits.pingEveryMs;
   }
 
   /** A session that has grown old is told to come back with a new ticket. */
@@ -235,15 +247,12 @@ export class Session {
 
   #fail(error: MillraceError): void {
     if (this.#isClosed) return;
-    this.#isClosed = true;
+    this.#close();
     this.socket.close(error.closeCode, error.code, encode(errorMessage(0, error)));
     this.closed();
   }
 
-  #send(message: ServerMessage): void {
-    if (this.#isClosed) return;
-    this.#lastSentMs = this.now();
-    if (this.socket.send(encode(message))) return;
+  #overflow(): void {
     const why = `the client read too slowly: ${limits.outboxBytesMax} bytes waited for it`;
     this.#fail(new MillraceError("outbox_overflow", why, bounds.retryAfterMs));
   }

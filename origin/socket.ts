@@ -48,15 +48,11 @@ export interface Sockets {
   backpressured: number;
 }
 
-/** One WebSocket's state, as uWebSockets.js keeps it for us. */
-interface SocketState {
+/** What uWebSockets.js keeps for us of each WebSocket. */
+interface SocketData {
   connect: (socket: SessionSocket) => Connection;
-  connection: Connection | undefined;
-  isOpen: boolean;
-  /** Bytes wait in user space since a send built up backpressure; `drain` clears it. */
-  isBackpressured: boolean;
-  /** Closing: nothing more is sent, and the close frame follows once what waits has gone. */
-  ending: { code: number; reason: string; deadline: NodeJS.Timeout } | undefined;
+  /** Once it is open. */
+  socket: UwsSocket | undefined;
 }
 
 /** LIBUS_LISTEN_EXCLUSIVE_PORT: a second origin on one port shall fail, not share its connections. */
@@ -67,7 +63,7 @@ export function listen(host: string, port: number, handlers: ServerHandlers): Pr
   const sockets: Sockets = { open: 0, backpressured: 0 };
   let onEmpty: (() => void) | undefined;
   const app = uws.App();
-  app.ws<SocketState>("/v1/stream", {
+  app.ws<SocketData>("/v1/stream", {
     compression: uws.DISABLED,
     maxPayloadLength: limits.frameBytesMax,
     maxBackpressure: limits.outboxBytesMax,
@@ -76,27 +72,16 @@ export function listen(host: string, port: number, handlers: ServerHandlers): Pr
     sendPingsAutomatically: false,
     upgrade: (res, req, context) => upgrade(handlers, res, req, context),
     open: (ws) => {
-      const state = ws.getUserData();
+      const data = ws.getUserData();
       sockets.open++;
-      state.isOpen = true;
-      state.connection = state.connect(new UwsSocket(ws, state, sockets));
-      state.connection.open();
+      data.socket = new UwsSocket(ws, sockets);
+      data.socket.connect(data.connect);
     },
-    message: (ws, message, isBinary) => ws.getUserData().connection?.receive(new Uint8Array(message), isBinary),
-    drain: (ws) => {
-      const state = ws.getUserData();
-      setBackpressured(state, sockets, ws.getBufferedAmount() > 0);
-      if (state.isBackpressured) return;
-      if (state.ending) ws.end(state.ending.code, state.ending.reason);
-      else state.connection?.drained();
-    },
+    message: (ws, message, isBinary) => ws.getUserData().socket?.connection?.receive(new Uint8Array(message), isBinary),
+    drain: (ws) => ws.getUserData().socket?.drained(),
     close: (ws) => {
-      const state = ws.getUserData();
       sockets.open--;
-      state.isOpen = false;
-      setBackpressured(state, sockets, false);
-      clearTimeout(state.ending?.deadline);
-      state.connection?.closed();
+      ws.getUserData().socket?.closed();
       if (sockets.open === 0) onEmpty?.();
     },
   });
@@ -128,15 +113,9 @@ function upgrade(handlers: ServerHandlers, res: HttpResponse, req: HttpRequest, 
     write(res, admission.refuse);
     return;
   }
-  const state: SocketState = {
-    connect: admission.connect,
-    connection: undefined,
-    isOpen: false,
-    isBackpressured: false,
-    ending: undefined,
-  };
+  const data: SocketData = { connect: admission.connect, socket: undefined };
   // No extensions are handed on: none is negotiated.
-  res.upgrade(state, req.getHeader("sec-websocket-key"), subprotocol, "", context);
+  res.upgrade(data, req.getHeader("sec-websocket-key"), subprotocol, "", context);
 }
 
 function answer(res: HttpResponse, reply: HttpAnswer | Promise<HttpAnswer>): void {
@@ -164,48 +143,79 @@ function write(res: HttpResponse, { status, type, body, retryAfterMs }: HttpAnsw
   res.end(body);
 }
 
+/** One WebSocket that is open, or was. */
 class UwsSocket implements SessionSocket {
+  #connection: Connection | undefined;
+  #isOpen = true;
+  /** Bytes wait in user space since a send built up backpressure; `drained` clears it. */
+  #isBackpressured = false;
+  /** Closing: nothing more is sent, and the close frame follows once what waits has gone. */
+  #ending: { code: number; reason: string; deadline: NodeJS.Timeout } | undefined;
+
   constructor(
-    private readonly ws: WebSocket<SocketState>,
-    private readonly state: SocketState,
+    private readonly ws: WebSocket<SocketData>,
     private readonly sockets: Sockets,
   ) {}
 
+  get connection(): Connection | undefined {
+    return this.#connection;
+  }
+
+  connect(make: (socket: SessionSocket) => Connection): void {
+    this.#connection = make(this);
+    this.#connection.open();
+  }
+
   send(bytes: Uint8Array): boolean {
-    if (!this.state.isOpen || this.state.ending) return true;
+    if (!this.#isOpen || this.#ending) return true;
     // Nothing waits in user space unless a send said so.
-    const waiting = this.state.isBackpressured ? this.ws.getBufferedAmount() : 0;
+    const waiting = this.#isBackpressured ? this.ws.getBufferedAmount() : 0;
     if (waiting + bytes.length > limits.outboxBytesMax - bounds.farewellBytes) return false;
     return this.#write(bytes);
   }
 
   isFull(): boolean {
-    return this.state.isBackpressured;
+    return this.#isBackpressured;
   }
 
   /** What waits goes first: `end` at once, from within one of uWebSockets.js' handlers, would cut it off. */
   close(code: number, reason: string, last?: Uint8Array): void {
-    if (!this.state.isOpen || this.state.ending) return;
+    if (!this.#isOpen || this.#ending) return;
     if (last) this.#write(last);
-    if (!this.state.isOpen) return;
+    if (!this.#isOpen) return;
     if (this.ws.getBufferedAmount() === 0) {
       this.ws.end(code, reason);
       return;
     }
     const deadline = globalThis.setTimeout(() => this.ws.end(code, reason), bounds.farewellMs);
-    this.state.ending = { code, reason, deadline };
+    this.#ending = { code, reason, deadline };
+  }
+
+  /** uWebSockets.js has sent some of what waited. */
+  drained(): void {
+    this.#setBackpressured(this.ws.getBufferedAmount() > 0);
+    if (this.#isBackpressured) return;
+    if (this.#ending) this.ws.end(this.#ending.code, this.#ending.reason);
+    else this.#connection?.drained();
+  }
+
+  closed(): void {
+    this.#isOpen = false;
+    this.#setBackpressured(false);
+    clearTimeout(this.#ending?.deadline);
+    this.#connection?.closed();
   }
 
   #write(bytes: Uint8Array): boolean {
     const sent = this.ws.send(bytes, true, false);
     // 1: with the kernel. 0: waits here, in order. 2: dropped, after which nothing may follow, or it would become a hole.
-    if (sent === 0) setBackpressured(this.state, this.sockets, true);
+    if (sent === 0) this.#setBackpressured(true);
     return sent !== 2;
   }
-}
 
-function setBackpressured(state: SocketState, sockets: Sockets, isBackpressured: boolean): void {
-  if (state.isBackpressured === isBackpressured) return;
-  state.isBackpressured = isBackpressured;
-  sockets.backpressured += isBackpressured ? 1 : -1;
+  #setBackpressured(isBackpressured: boolean): void {
+    if (this.#isBackpressured === isBackpressured) return;
+    this.#isBackpressured = isBackpressured;
+    this.sockets.backpressured += isBackpressured ? 1 : -1;
+  }
 }

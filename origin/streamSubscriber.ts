@@ -4,43 +4,39 @@ import { limits } from "../shared/limits.js";
 import { type Admission, Op, type ServerMessage } from "../shared/protocol.js";
 import { bounds } from "./bounds.js";
 import type { TokenLogprobs } from "./inference.js";
+import type { Outbox } from "./outbox.js";
 import type { Ending } from "./response.js";
 import type { Subscriber } from "./subscription.js";
 import { withinBytes } from "./text.js";
 
-/** What a stream needs of its socket's session. */
-export interface StreamOutlet {
-  send(message: ServerMessage): void;
-  isFull(): boolean;
-  /** The stream has had its last message. */
-  ended(): void;
-}
-
 export class StreamSubscriber implements Subscriber {
+  /** @param onEnd is called once the stream has had its last message. */
   constructor(
     private readonly stream: number,
-    private readonly outlet: StreamOutlet,
+    private readonly outbox: Outbox,
+    private readonly onEnd: (stream: number) => void,
   ) {}
 
   started(response: string, promptTokens: number, droppedTurns: number, admission: Admission): void {
-    this.outlet.send([Op.STARTED, this.stream, response, promptTokens, droppedTurns, admission]);
+    this.outbox.send([Op.STARTED, this.stream, response, promptTokens, droppedTurns, admission]);
   }
 
   resumed(response: string, seq: number, promptTokens: number, droppedTurns: number): void {
-    this.outlet.send([Op.RESUMED, this.stream, response, seq, promptTokens, droppedTurns]);
+    this.outbox.send([Op.RESUMED, this.stream, response, seq, promptTokens, droppedTurns]);
   }
 
   queued(place: number): void {
-    this.outlet.send([Op.QUEUED, this.stream, place]);
+    this.outbox.send([Op.QUEUED, this.stream, place]);
   }
 
   tokens(seq: number, text: string, flags: number, ids?: readonly number[], logprobs?: readonly TokenLogprobs[]): void {
-    this.outlet.send(ids ? [Op.TOKENS, this.stream, seq, text, flags, ids] : [Op.TOKENS, this.stream, seq, text, flags]);
+    if (ids) this.outbox.send([Op.TOKENS, this.stream, seq, text, flags, ids]);
+    else this.outbox.sendTokens(this.stream, seq, text, flags);
     if (logprobs && logprobs.length > 0) this.#sendLogprobs(seq, logprobs);
   }
 
   truncated(seq: number, textBytes: number): void {
-    this.outlet.send([Op.TRUNCATED, this.stream, seq, textBytes]);
+    this.outbox.send([Op.TRUNCATED, this.stream, seq, textBytes]);
   }
 
   done({ seq, reason, textBytes, digest, usage, timings, slo }: Ending): void {
@@ -56,19 +52,19 @@ export class StreamSubscriber implements Subscriber {
   }
 
   isFull(): boolean {
-    return this.outlet.isFull();
+    return this.outbox.isFull;
   }
 
   #last(message: ServerMessage): void {
-    this.outlet.send(message);
-    this.outlet.ended();
+    this.outbox.send(message);
+    this.onEnd(this.stream);
   }
 
   #sendLogprobs(seq: number, tokens: readonly TokenLogprobs[]): void {
     const rows = tokens.map(({ id, logprob, top }) => [id, logprob, ...top.flatMap((each) => [each.id, each.logprob])]);
     for (let from = 0; from < rows.length; from += bounds.logprobsTokensMax) {
       const part = rows.slice(from, from + bounds.logprobsTokensMax);
-      this.outlet.send([Op.LOGPROBS, this.stream, seq - rows.length + from + part.length, part]);
+      this.outbox.send([Op.LOGPROBS, this.stream, seq - rows.length + from + part.length, part]);
     }
   }
 }

@@ -37,6 +37,8 @@ export interface SubscriptionOptions {
 }
 
 export class Subscription implements Flushable {
+  readonly #flushEveryMs: number;
+  readonly #wantsIds: boolean;
   #sent: number;
   #creditSeq: number;
   #flushedMs = Number.NEGATIVE_INFINITY;
@@ -52,12 +54,14 @@ export class Subscription implements Flushable {
   constructor(
     readonly subscriber: Subscriber,
     private readonly log: ResponseLog,
-    private readonly options: SubscriptionOptions,
+    { from, creditSeq, flushEveryMs, wantsIds }: SubscriptionOptions,
     private readonly clock: FrameClock,
     private readonly now: () => number,
   ) {
-    this.#sent = options.from;
-    this.#creditSeq = options.creditSeq;
+    this.#sent = from;
+    this.#creditSeq = creditSeq;
+    this.#flushEveryMs = flushEveryMs;
+    this.#wantsIds = wantsIds;
   }
 
   get creditSeq(): number {
@@ -85,13 +89,12 @@ export class Subscription implements Flushable {
   /** The log has more. */
   grown(nowMs = this.now()): void {
     if (this.#isOver) return;
-    const { flushEveryMs } = this.options;
-    if (nowMs - this.#flushedMs >= flushEveryMs) {
+    if (nowMs - this.#flushedMs >= this.#flushEveryMs) {
       this.flush(nowMs);
       return;
     }
     if (this.#sent < Math.min(this.log.seq, this.#creditSeq)) this.#waitsSinceMs ??= nowMs;
-    this.clock.putOff(flushEveryMs, this);
+    this.clock.putOff(this.#flushEveryMs, this);
   }
 
   /** Sends what may be sent. */
@@ -143,7 +146,7 @@ export class Subscription implements Flushable {
     const from = this.#sent;
     this.#sent = to;
     const flags = this.log.endsSentenceBefore(from + 1) ? TokenFlag.sentenceEnded : 0;
-    const ids = this.options.wantsIds ? this.log.ids(from, to) : undefined;
+    const ids = this.#wantsIds ? this.log.ids(from, to) : undefined;
     const logprobs = this.log.hasLogprobs ? this.log.logprobs(from, to) : undefined;
     this.subscriber.tokens(to, this.log.text(from, to), flags, ids, logprobs);
   }
