@@ -51,6 +51,10 @@ export class Sentences {
 
   /** Takes the next piece of text. @returns whether the text before it ends a sentence. */
   endsBefore(piece: string): boolean {
+    if (!this.#mayEnd && this.#newlines === 0 && this.#ticks === 0 && isPlainWord(piece)) {
+      this.#appendWord(piece);
+      return false;
+    }
     const first = piece.search(/\S/u);
     const isCandidate =
       first >= 0 && this.#hasWord && this.#code === 0 && (this.#mayEnd || this.#newlines + newlinesIn(piece, 0, first) > 1);
@@ -59,12 +63,23 @@ export class Sentences {
       this.#tail = "";
       this.#hasWord = false;
     }
-    this.#tail += piece;
-    if (this.#tail.length > 2 * tailLengthMax) this.#tail = this.#tail.slice(-tailLengthMax);
+    this.#keep(this.#tail + piece);
     this.#lookBack(piece, first);
     this.#hasWord ||= /[\p{L}\p{N}]/u.test(piece);
     this.#follow(piece);
     return isOver;
+  }
+
+  /** Within a line of words no more is kept than that something stands before the last. */
+  #appendWord(piece: string): void {
+    const last = this.#tail.charCodeAt(this.#tail.length - 1);
+    const isWithinLine = piece.charCodeAt(0) === space && last > space && last < 0x7f;
+    this.#keep((isWithinLine ? String.fromCharCode(last) : this.#tail) + piece);
+    this.#hasWord = true;
+  }
+
+  #keep(tail: string): void {
+    this.#tail = tail.length > 2 * tailLengthMax ? tail.slice(-tailLengthMax) : tail;
   }
 
   /** @param first where in the piece there is something to see; -1 for nowhere. */
@@ -76,9 +91,8 @@ export class Sentences {
     let last = piece.length - 1;
     while (isSpace.test(piece[last] as string)) last--;
     this.#newlines = newlinesIn(piece, last + 1, piece.length);
-    const code = piece.charCodeAt(last);
     // Letters and digits of ASCII end no sentence; of all else the tail is asked.
-    this.#mayEnd = !((code >= 0x30 && code <= 0x39) || (code >= 0x41 && code <= 0x5a) || (code >= 0x61 && code <= 0x7a));
+    this.#mayEnd = !isAsciiWord(piece.charCodeAt(last));
   }
 
   /** Keeps account of code: between runs of as many backquotes. */
@@ -102,6 +116,18 @@ export class Sentences {
 }
 
 const isSpace = /\s/u;
+const space = 0x20;
+
+function isAsciiWord(code: number): boolean {
+  return (code >= 0x30 && code <= 0x39) || (code >= 0x41 && code <= 0x5a) || (code >= 0x61 && code <= 0x7a);
+}
+
+/** Letters and digits of ASCII, perhaps after a space: what most tokens are. */
+function isPlainWord(piece: string): boolean {
+  const begin = piece.charCodeAt(0) === space ? 1 : 0;
+  for (let at = begin; at < piece.length; at++) if (!isAsciiWord(piece.charCodeAt(at))) return false;
+  return piece.length > begin;
+}
 
 function newlinesIn(text: string, from: number, to: number): number {
   let count = 0;

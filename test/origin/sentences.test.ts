@@ -56,3 +56,18 @@ test("any text in any pieces comes back whole", () => {
     }),
   );
 });
+
+// Plain words go a shorter way than those with letters beyond ASCII; both are words.
+test("sentences of plain words end where those of others do", () => {
+  const words = ["mill", "race", "W", "Water", " mill", " race", " 7", " Water"];
+  const accented: Readonly<Record<string, string>> = { i: "ï", a: "ä", W: "Ŵ", "7": "٧" };
+  const marks = [".", "!", "?", "\n", " ", "\n\n", "...", "`", "```", '"', ")", " (", ",", " \n", "。", "-"];
+  fc.assert(
+    fc.property(fc.array(fc.constantFrom(...words, ...words, ...marks), { maxLength: 30 }), (pieces) => {
+      const others = pieces.map((piece) => piece.replace(/[iaW7]/gu, (letter) => accented[letter] as string));
+      const lengths = (found: string[]): number[] => found.map((each) => each.length);
+      expect(lengths(sentences(pieces))).toEqual(lengths(sentences(others)));
+    }),
+    { numRuns: 2_000 },
+  );
+});
