@@ -2,7 +2,16 @@
 import { encode } from "../shared/codec.js";
 import type { ServerMessage } from "../shared/protocol.js";
 import { encodeTokens } from "../shared/tokensFrame.js";
-import type { SessionSocket } from "./session.js";
+
+/** The one thing a session needs of a socket. */
+export interface SessionSocket {
+  /** Takes the bytes within the call: they are another message's after it. False where too many wait already; the session then ends. */
+  send(bytes: Uint8Array): boolean;
+  /** Bytes wait for the client to read. `Session.drained` is called once none do. */
+  isFull(): boolean;
+  /** Sends a last message, which is always taken, and closes. The session hears `closed()`, perhaps within this call. */
+  close(code: number, reason: string, last?: Uint8Array): void;
+}
 
 export class Outbox {
   /** Whether anything was sent since `takeHasSent`: when exactly, nobody asks at every token. */
@@ -14,6 +23,10 @@ export class Outbox {
     private readonly socket: SessionSocket,
     private readonly onOverflow: () => void,
   ) {}
+
+  get isClosed(): boolean {
+    return this.#isClosed;
+  }
 
   get isFull(): boolean {
     return this.socket.isFull();

@@ -184,34 +184,7 @@ export class Response implements InferenceListener {
     this.#subscriptions.clear();
   }
 
-  async #run(): Promise<void> {
-    const prepared = await prepare(this.services, this.request, () => this.#phase === "ended" || this.#lastWord !== undefined);
-    if (!prepared || this.#lastWord || this.#phase === "ended") return;
-    const { inference, metrics } = this.services;
-    const { deadlines } = prepared.inference;
-    this.#prepared = prepared;
-    this.#preparedMs = this.services.now() - this.#durations.receivedMs;
-    // Promises count from START, the engine's from here.
-    const asked = { ...deadlines, ttftMs: Math.max(1, deadlines.ttftMs - this.#preparedMs) };
-    const seed = this.request.options.seed ?? randomInt(2 ** 48 - 1);
-    const handle = inference.submit({ ...prepared.inference, seed, deadlines: asked }, this);
-    this.#handle = handle;
-    this.#phase = "running";
-    metrics.taken(prepared.inference.prompt.length);
-    const admission = this.#sinceStart(handle.admission);
-    const [ttftMs, itlMs] =
-      "waitMs" in admission ? [admission.waitMs + deadlines.ttftMs, deadlines.itlMs] : [admission.ttftMs, admission.itlMs];
-    this.#durations.promise(ttftMs, itlMs);
-    for (const { subscriber } of this.#subscriptions)
-      subscriber.started(this.id, prepared.inference.prompt.length, prepared.droppedTurns, admission);
-    this.#parkWithoutCredit();
-  }
-
-  #sinceStart(admission: Admission): Admission {
-    return "waitMs" in admission ? admission : { ...admission, ttftMs: admission.ttftMs + this.#preparedMs };
-  }
-
-  /** The inference's call, as are the three below. */
+  /** This and the next three are the inference's calls. */
   queued(place: number): void {
     if (!this.#lastWord) for (const { subscriber } of this.#subscriptions) subscriber.queued(place);
   }
@@ -252,6 +225,33 @@ export class Response implements InferenceListener {
     const tokens = Math.max(0, seq - continuedTokens);
     this.services.metrics.done(service, { reason, cachedTokens, tokens, durationMs, decodeMs, isGood: slo.good });
     this.#end({ kind: "done", end });
+  }
+
+  async #run(): Promise<void> {
+    const prepared = await prepare(this.services, this.request, () => this.#phase === "ended" || this.#lastWord !== undefined);
+    if (!prepared || this.#lastWord || this.#phase === "ended") return;
+    const { inference, metrics } = this.services;
+    const { deadlines } = prepared.inference;
+    this.#prepared = prepared;
+    this.#preparedMs = this.services.now() - this.#durations.receivedMs;
+    // Promises count from START, the engine's from here.
+    const asked = { ...deadlines, ttftMs: Math.max(1, deadlines.ttftMs - this.#preparedMs) };
+    const seed = this.request.options.seed ?? randomInt(2 ** 48 - 1);
+    const handle = inference.submit({ ...prepared.inference, seed, deadlines: asked }, this);
+    this.#handle = handle;
+    this.#phase = "running";
+    metrics.taken(prepared.inference.prompt.length);
+    const admission = this.#sinceStart(handle.admission);
+    const [ttftMs, itlMs] =
+      "waitMs" in admission ? [admission.waitMs + deadlines.ttftMs, deadlines.itlMs] : [admission.ttftMs, admission.itlMs];
+    this.#durations.promise(ttftMs, itlMs);
+    for (const { subscriber } of this.#subscriptions)
+      subscriber.started(this.id, prepared.inference.prompt.length, prepared.droppedTurns, admission);
+    this.#parkWithoutCredit();
+  }
+
+  #sinceStart(admission: Admission): Admission {
+    return "waitMs" in admission ? admission : { ...admission, ttftMs: admission.ttftMs + this.#preparedMs };
   }
 
   #end(lastWord: LastWord): void {

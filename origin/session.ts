@@ -17,23 +17,13 @@ import {
   type Start,
 } from "../shared/protocol.js";
 import { bounds } from "./bounds.js";
-import { Outbox } from "./outbox.js";
+import { Outbox, type SessionSocket } from "./outbox.js";
 import type { Owner } from "./prepare.js";
 import type { Response } from "./response.js";
 import type { Epochs, Outcome, Responses } from "./responses.js";
 import { StreamSubscriber } from "./streamSubscriber.js";
 import type { Subscriber, Subscription } from "./subscription.js";
 import { withinBytes } from "./text.js";
-
-/** The one thing a session needs of a socket. */
-export interface SessionSocket {
-  /** Takes the bytes within the call: they are another message's after it. False where too many wait already; the session then ends. */
-  send(bytes: Uint8Array): boolean;
-  /** Bytes wait for the client to read. `Session.drained` is called once none do. */
-  isFull(): boolean;
-  /** Sends a last message, which is always taken, and closes. The session hears `closed()`, perhaps within this call. */
-  close(code: number, reason: string, last?: Uint8Array): void;
-}
 
 /** What an origin says of itself in HELLO; the session adds its own limits. */
 export type OriginInfo = Pick<HelloInfo, "epoch" | "engine" | "model" | "contextTokens">;
@@ -57,7 +47,6 @@ export class Session {
   readonly #openedMs: number;
   /** When this socket ends, and why; undefined while nobody has told it to go. */
   #goaway: { reason: GoawayReason; closeMs: number; idleMs: number } | undefined;
-  #isClosed = false;
   #tickedMs: number;
   #lastSentMs: number;
   #pingsUnanswered = 0;
@@ -86,7 +75,7 @@ export class Session {
 
   /** Takes one WebSocket message. `bytes` may be reused by the caller once this returns. */
   receive(bytes: Uint8Array, isBinary: boolean): void {
-    if (this.#isClosed) return;
+    if (this.#outbox.isClosed) return;
     this.#pingsUnanswered = 0;
     try {
       if (!isBinary) throw new MillraceError("frame_not_binary", "a text message came, but every message of this protocol is binary");
@@ -103,13 +92,13 @@ export class Session {
 
   /** Sends a PING where one is due, and ends what is to end. Call it about once a second. */
   tick(): void {
-    if (this.#isClosed) return;
+    if (this.#outbox.isClosed) return;
     const nowMs = this.now();
     this.#expire(nowMs);
     this.#closeWhenOver(nowMs);
-    if (this.#isClosed || !this.#isSilent(nowMs)) return;
+    if (this.#outbox.isClosed || !this.#isSilent(nowMs)) return;
     if (this.#pingsUnanswered >= limits.pingsMissedMax) {
-      this.#close();
+      this.#outbox.close();
       this.socket.close(closeCodeOf("connection_timeout"), "connection_timeout");
       return;
     }
@@ -119,7 +108,7 @@ export class Session {
 
   /** Tells the client to open its next socket, and takes no START any more. It closes once its answers have ended, or at the deadline. */
   goAway(reason: GoawayReason, deadlineMs: number): void {
-    if (this.#goaway || this.#isClosed) return;
+    if (this.#goaway || this.#outbox.isClosed) return;
     const nowMs = this.now();
     this.#goaway = { reason, closeMs: nowMs + deadlineMs, idleMs: nowMs + Math.min(deadlineMs, bounds.goawayLingerMs) };
     this.#outbox.send([Op.GOAWAY, 0, deadlineMs, reason]);
@@ -132,7 +121,7 @@ export class Session {
 
   /** The socket is gone; its answers go on for others, or until it is back. */
   closed(): void {
-    this.#close();
+    this.#outbox.close();
     for (const { response, subscription } of [...this.#running.values(), ...this.#ended.values()]) response.unsubscribe(subscription);
     this.#running.clear();
     this.#ended.clear();
@@ -216,11 +205,6 @@ export class Session {
     this.#outbox.send(errorMessage(stream, error));
   }
 
-  #close(): void {
-    this.#isClosed = true;
-    this.#outbox.close();
-  }
-
   /** Nothing was sent for so long that the client is owed a PING; counted from the tick before what was sent last. */
   #isSilent(nowMs: number): boolean {
     if (this.#outbox.takeHasSent()) this.#lastSentMs = this.#tickedMs;
@@ -246,8 +230,8 @@ export class Session {
   }
 
   #fail(error: MillraceError): void {
-    if (this.#isClosed) return;
-    this.#close();
+    if (this.#outbox.isClosed) return;
+    this.#outbox.close();
     this.socket.close(error.closeCode, error.code, encode(errorMessage(0, error)));
     this.closed();
   }

@@ -10,7 +10,7 @@ import { limits } from "../shared/limits.js";
 import { subprotocol } from "../shared/protocol.js";
 import { bounds } from "./bounds.js";
 import type { HttpAnswer, HttpRoutes } from "./http.js";
-import type { SessionSocket } from "./session.js";
+import type { SessionSocket } from "./outbox.js";
 
 /** The headers of an upgrade that decide on it. */
 export interface UpgradeRequest {

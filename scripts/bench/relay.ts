@@ -5,8 +5,7 @@
  */
 import { readFileSync } from "node:fs";
 import { cpus, loadavg } from "node:os";
-import { encode } from "../../shared/codec.js";
-import { Op } from "../../shared/protocol.js";
+import { encodeTokens } from "../../shared/tokensFrame.js";
 import { describeBurst, isBurstGood, measureBurst } from "./relay/burst.js";
 import { describeCpu, measureCpu } from "./relay/cpu.js";
 import { describeCrowd, measureCrowd } from "./relay/crowd.js";
@@ -14,6 +13,8 @@ import { describeLatency, measureLatency } from "./relay/latency.js";
 import { describeProfile, measureProfile } from "./relay/profile.js";
 import { describeRoundTrips, measureRoundTrips, type RoundTripRow } from "./relay/roundTrips.js";
 import { bars, crowd, latency, lengths, roundTrips } from "./relay/settings.js";
+import { describeSlowReaders, measureSlowReaders } from "./relay/slowReaders.js";
+import { median } from "./workload.js";
 
 export interface RelayBenchOptions {
   quick: boolean;
@@ -53,6 +54,9 @@ export async function benchRelay({ quick, say }: RelayBenchOptions): Promise<obj
   say(`\n${length.pairs} pairs of round trips, milliseconds\n${describeRoundTrips(rows)}`);
   const bytesPerToken = wireBytesPerToken();
 
+  const slow = await measureSlowReaders(length);
+  say(`\n${describeSlowReaders(slow)}`);
+
   const { directStreams, throughStreams, p99Ms, loadMax } = bars.latency;
   const most = `with p99 under ${p99Ms} ms, at most ${100 * loadMax}% of saturation`;
   const addedP50 = Math.max(...rows.filter(({ edge }) => edge === "workerd").map((row) => row.addedP50));
@@ -69,11 +73,27 @@ export async function benchRelay({ quick, say }: RelayBenchOptions): Promise<obj
     ],
     [`${cost.ratio.toFixed(2)} times our CPU a token at the better peer; the bar: ${bars.cpuRatio}`, cost.ratio >= bars.cpuRatio],
     [`${addedP50.toFixed(3)} ms added by workerd at p50; the bar: ${bars.addedP50Ms} ms`, addedP50 <= bars.addedP50Ms],
+    [
+      `${median(slow.ratios).toFixed(2)} times the p99 of others beside readers that stopped; the bar: ${bars.slowReaders.p99Ratio}, and nothing lost`,
+      median(slow.ratios) <= bars.slowReaders.p99Ratio && slow.lost + slow.holes + slow.missing === 0,
+    ],
     [`${bytesPerToken.toFixed(2)} bytes a token on the wire; the bar: ${bars.bytesPerToken}`, bytesPerToken <= bars.bytesPerToken],
   ];
   say("");
   for (const [what, isKept] of verdicts) say(`${isKept ? "kept" : "missed"}: ${what}`);
-  return { load, bars, direct, through, profile, crowd: many, burst: sudden, cpu: cost, roundTrips: rows, bytesPerToken };
+  return {
+    load,
+    bars,
+    direct,
+    through,
+    profile,
+    crowd: many,
+    burst: sudden,
+    cpu: cost,
+    roundTrips: rows,
+    slowReaders: slow,
+    bytesPerToken,
+  };
 }
 
 type Verdict = [what: string, isKept: boolean];
@@ -83,7 +103,7 @@ function wireBytesPerToken(): number {
   const fixture = new URL("../../test/shared/fixtures/english-1000-tokens.txt", import.meta.url);
   const tokens = readFileSync(fixture, "utf8").split("|");
   const bytes = tokens.map((text, index) => {
-    const payload = encode([Op.TOKENS, 1, index + 1, text, 0]).length;
+    const payload = encodeTokens(1, index + 1, text, 0).length;
     // RFC 6455, 5.2: from a server, without a mask.
     return payload + (payload < 126 ? 2 : payload < 65_536 ? 4 : 10);
   });

@@ -1,6 +1,6 @@
 // The load client of `npm run bench -- relay`: one thread that holds thousands of WebSockets, so that the servers are what is measured.
 //
-//     relay_client < PLAN        the lines of relay/plan.h, then, while it runs: `measure`, `report`, `quit`
+//     relay_client < PLAN        the lines of relay/plan.h, then, while it runs: `measure`, `report`, `stop_reading`, `read_on`, `quit`
 //
 // It opens all sockets, then sends the plan's STARTs evenly, each when it is due whatever became of the others. A token's text is a space and
 // the time at which it was due, in microseconds of CLOCK_MONOTONIC in base 36: Linux has one such clock for all processes. On standard
@@ -27,6 +27,8 @@ constexpr int events_max = 1'024;
 constexpr size_t read_bytes_max = 65'536;
 constexpr size_t head_bytes_max = 16'384;
 constexpr size_t other_files = 16;
+constexpr int small_buffer_bytes = 4'096;
+constexpr int small_segment_bytes = 536;  // the server's own buffer grows with its segments
 constexpr int64_t idle_ms = 1'000;  // longest wait where nothing is due
 constexpr uint64_t stdin_tag = UINT64_MAX;
 
@@ -56,6 +58,7 @@ class Load {
   int wait_ms() const;
   void tell_answered();
   bool obey();
+  void read_all(bool reads);
   void receive(size_t index);
   size_t upgrade(size_t index, std::string_view in);
   void hear(size_t index, const Frame& frame, int64_t now);
@@ -119,6 +122,10 @@ void Load::connect_to_server(size_t index) {
   setsockopt(socket.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
   const int yes = 1;
   setsockopt(socket.fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+  if (plan_.has_small_buffers) {
+    setsockopt(socket.fd, SOL_SOCKET, SO_RCVBUF, &small_buffer_bytes, sizeof small_buffer_bytes);
+    setsockopt(socket.fd, IPPROTO_TCP, TCP_MAXSEG, &small_segment_bytes, sizeof small_segment_bytes);
+  }
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(plan_.port));
@@ -164,8 +171,17 @@ bool Load::obey() {
     if (*command == "quit") return false;
     if (*command == "measure") streams_.measure(now_us());
     if (*command == "report") streams_.report(now_us());
+    if (*command == "stop_reading") read_all(false);
+    if (*command == "read_on") read_all(true);
   }
   return true;
+}
+
+// Of sockets that have nothing to send: whoever stops has sent its STARTs.
+void Load::read_all(bool reads) {
+  constexpr uint32_t none = 0;
+  for (size_t index = 0; index < sockets_.size(); index++)
+    if (sockets_[index].phase == Socket::open) watch(index, EPOLL_CTL_MOD, reads ? EPOLLIN : none);
 }
 
 void Load::receive(size_t index) {

@@ -1,5 +1,6 @@
 /** A session without a socket: what the client sends is received at once, and what the session sends arrives at once. */
-import { Session, type SessionSocket } from "../../origin/session.js";
+import type { SessionSocket } from "../../origin/outbox.js";
+import { Session } from "../../origin/session.js";
 import type { AssertionClaims } from "../../shared/assertion.js";
 import { claims, epoch, type simulatedResponses, TestClient } from "./support.js";
 

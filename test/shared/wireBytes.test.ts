@@ -1,7 +1,6 @@
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { encode } from "../../shared/codec.js";
-import { Op } from "../../shared/protocol.js";
+import { encodeTokens } from "../../shared/tokensFrame.js";
 
 /** The first 1,000 tokens of "Alice's Adventures in Wonderland" as SmolLM2's tokenizer cuts them, a bar between each two. */
 const tokens = readFileSync(new URL("fixtures/english-1000-tokens.txt", import.meta.url), "utf8").split("|");
@@ -16,7 +15,7 @@ test("a token costs at most 17 bytes on the wire", () => {
   expect(tokens).toHaveLength(1_000);
   let total = 0;
   tokens.forEach((text, index) => {
-    const payload = encode([Op.TOKENS, 1, index + 1, text, 0]).length;
+    const payload = encodeTokens(1, index + 1, text, 0).length;
     total += headerBytes(payload) + payload;
   });
   expect(total / tokens.length).toBeLessThanOrEqual(17);

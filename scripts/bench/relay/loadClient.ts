@@ -26,6 +26,8 @@ export interface LoadPlan {
   starts: readonly Uint8Array[];
   /** Header lines of each socket's upgrade. */
   heads: readonly Head[];
+  /** So small that a server finds a socket full soon after it is not read any more. */
+  hasSmallBuffers?: boolean;
 }
 
 /** Milliseconds. */
@@ -115,6 +117,15 @@ export class LoadClient {
     this.#child.stdin.write("measure\n");
   }
 
+  /** From now on nothing is read; the sockets stay open. */
+  stopReading(): void {
+    this.#child.stdin.write("stop_reading\n");
+  }
+
+  readOn(): void {
+    this.#child.stdin.write("read_on\n");
+  }
+
   /** What came since `measure`. */
   report(): Promise<LoadReport> {
     const report = this.#told("report", running.reportMsMax);
@@ -140,11 +151,12 @@ export class LoadClient {
   }
 }
 
-function linesOf({ port, path, speech, startsPerSecond, deadlineMs, starts, heads }: LoadPlan): string {
+function linesOf({ port, path, speech, startsPerSecond, deadlineMs, starts, heads, hasSmallBuffers = false }: LoadPlan): string {
   const gapUs = Math.round(1e6 / startsPerSecond);
   const hex = (bytes: Uint8Array | string): string => Buffer.from(bytes as string).toString("hex");
   return [
     ...["host 127.0.0.1", `port ${port}`, `path ${path}`, `speech ${speech}`, `gap_us ${gapUs}`, `deadline_ms ${deadlineMs}`],
+    ...(hasSmallBuffers ? ["small_buffers"] : []),
     ...starts.map((bytes) => `start ${hex(bytes)}`),
     ...heads.map((lines) => `socket ${hex(lines.map((line) => `${line}\r\n`).join(""))}`),
     "go\n",

@@ -51,6 +51,7 @@ struct Plan {
   std::string path;
   Speech speech = Speech::millrace;
   int64_t gap_us = 0;      // from one START to the next, over all sockets
+  bool has_small_buffers = false;  // so that a server soon finds a socket full once it is not read
   double deadline_ms = 0;  // of a first token or a refusal, where nothing else was promised
   std::vector<std::string> starts;  // a message a stream; each socket sends them in this order
   std::vector<std::string> heads;   // a socket's own header lines, each with its end
@@ -78,6 +79,7 @@ inline std::optional<Plan> read_plan(Lines& lines, std::string& wrong) {
       else if (name == "speech" && value == "socketio") plan.speech = Speech::socketio;
       else if (name == "gap_us") plan.gap_us = std::atoll(value.c_str());
       else if (name == "deadline_ms") plan.deadline_ms = std::atof(value.c_str());
+      else if (name == "small_buffers") plan.has_small_buffers = true;
       else if (name == "start") plan.starts.push_back(from_hex(value));
       else if (name == "socket") plan.heads.push_back(from_hex(value));
       else if (name == "go") return plan;

@@ -24,6 +24,7 @@ export const bars = {
   crowd: { bytesAStream: 40_960 },
   cpuRatio: 1.4,
   addedP50Ms: 0.6,
+  slowReaders: { p99Ratio: 1.1 },
   bytesPerToken: 17,
 } as const;
 
@@ -37,6 +38,8 @@ export const burst = { sockets: 1_000, starts: 10_000, withinS: 3, tokensPerSeco
 export const cpu = { socketsMax: 400, socketsFactor: 0.75, tokensPerSecond: 100, busyMax: 0.6, trialS: 3 } as const;
 /** (e): the streams that keep the path busy while one more socket asks. */
 export const roundTrips = { busyStreams: [0, 1_000], tokensPerSecond: 5, warmUpPairs: 500, answerMsMax: 5_000 } as const;
+/** (f): all at a rate at which a kernel's buffer is full within the minute. */
+export const slowReaders = { stopped: 5, streamsEach: 64, others: 200, tokensPerSecond: 100, fullMsMax: 90_000, everyMs: 500 } as const;
 /** Microseconds from one sample of the origin's profile to the next, and how many functions are named. */
 export const profile = { everyUs: 200, rows: 20 } as const;
 
