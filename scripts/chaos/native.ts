@@ -1,4 +1,5 @@
 /** Answers of the native engine, greedy and seeded, with two kills of an origin: joined, each is what it is undisturbed, token for token. */
+import { setTimeout as passed } from "node:timers/promises";
 import type { ChatMessage, StartOptions } from "../../shared/protocol.js";
 import { Random } from "../random.js";
 import { resolveModel } from "../setup/model.js";
@@ -17,6 +18,7 @@ const answers = 20;
 const riderCount = 4;
 const maxTokens = 80;
 const kills = 2;
+const lookEveryMs = 50;
 const customerSecret = "another secret that is known to everybody";
 const topics = ["a mill", "a river", "bread", "the moon", "rope", "a bell", "salt", "wind", "stone", "ink"];
 
@@ -40,10 +42,11 @@ export async function runNative({ seed, say }: NativeOptions): Promise<string[]>
     const ride = async (rider: Rider): Promise<void> => {
       for (let question = questions[next++]; question; question = questions[next++]) await rider.ask(question);
     };
-    /** Each kill waits for an answer that runs at the origin that is killed. */
+    /** Kills are spread over the questions, not over time: machines differ. Each waits for an answer that runs at the origin that is killed. */
     const kill = async (): Promise<void> => {
       while (killed < kills && next < questions.length) {
-        await new Promise((resolve) => setTimeout(resolve, 1_500));
+        await passed(lookEveryMs);
+        if (next < ((killed + 1) * questions.length) / (kills + 1)) continue;
         const riding = riders.filter(({ isMidAnswer }) => isMidAnswer).length;
         if (riding === 0) continue;
         // Newcomers go to the first, so it has the answers.
