@@ -24,6 +24,9 @@ export interface Config {
   kvMemoryBytes: number | undefined;
   slots: number | undefined;
   kvType: "f16" | "q8" | undefined;
+  kernels: "auto" | "cpu" | "hopper" | undefined;
+  deterministic: boolean;
+  precision: "stored" | "fp8" | undefined;
   terms: ServiceTerms;
   drainMs: number;
   simulatedTokensPerSecond: number;
@@ -50,6 +53,9 @@ const flags = {
   "kv-memory": "BYTES      ceiling of KV memory, e.g. 2GiB (computed)",
   "kv-type": "TYPE       keys and values in f16, or in 8 bits: q8 (f16)",
   slots: "N          answers decoded at once (32)",
+  kernels: "SET        auto, cpu or hopper (a GPU's where there is one: auto)",
+  precision: "TYPE       weights as stored, or on a GPU in fp8 (stored)",
+  deterministic: "0|1        1: the same bits in any company on a GPU too, more slowly (0)",
   classes: "PATH       JSON with other deadlines of classes, and tenants' weights (none)",
   "drain-ms": `N          how long SIGTERM lets answers finish (${limits.drainMs})`,
   "simulated-rate": "N          simulated tokens per second and answer (50)",
@@ -87,6 +93,9 @@ export function readConfig(args: readonly string[], env: Readonly<Record<string,
     kvMemoryBytes: parseBytes("kv-memory", read("kv-memory")),
     slots: integer("slots", 1, inference === "simulated" ? bounds.socketsMax : 4_096),
     kvType: parseKvType(read("kv-type")),
+    kernels: choice("kernels", read("kernels"), ["auto", "cpu", "hopper"] as const),
+    precision: choice("precision", read("precision"), ["stored", "fp8"] as const),
+    deterministic: integer("deterministic", 0, 1) === 1,
     terms: loadTerms(read("classes")),
     drainMs: integer("drain-ms", 0, 3_600_000) ?? limits.drainMs,
     simulatedTokensPerSecond: integer("simulated-rate", 1, 100_000) ?? 50,
@@ -138,6 +147,13 @@ function parseKvType(text: string | undefined): "f16" | "q8" | undefined {
   if (text !== undefined && text !== "f16" && text !== "q8")
     throw new ConfigError(`--kv-type is ${JSON.stringify(text)}, not "f16" or "q8"`);
   return text;
+}
+
+function choice<const Value extends string>(flag: Flag, text: string | undefined, values: readonly Value[]): Value | undefined {
+  const found = values.find((value) => value === text);
+  if (text !== undefined && found === undefined)
+    throw new ConfigError(`--${flag} is ${JSON.stringify(text)}, not one of ${values.join(", ")}`);
+  return found;
 }
 
 const byteUnits: Record<string, number> = { "": 1, kib: 2 ** 10, mib: 2 ** 20, gib: 2 ** 30, tib: 2 ** 40 };

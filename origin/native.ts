@@ -15,6 +15,9 @@ export interface NativeConfig {
   kvMemoryBytes: number | undefined;
   slots: number | undefined;
   kvType: "f16" | "q8" | undefined;
+  kernels: "auto" | "cpu" | "hopper" | undefined;
+  deterministic: boolean;
+  precision: "stored" | "fp8" | undefined;
 }
 
 /** @throws EngineError saying what is wrong with the file or the options. */
@@ -22,8 +25,10 @@ export async function loadNative(
   config: NativeConfig,
   log: (line: string) => void,
 ): Promise<{ inference: Inference; vocabulary: Vocabulary }> {
-  const { model: path, threads, contextTokens, kvMemoryBytes, slots, kvType } = config;
-  const chosen = Object.entries({ threads, contextTokens, kvMemoryBytes, slots, kvType }).filter(([, value]) => value !== undefined);
+  const { model: path, threads, contextTokens, kvMemoryBytes, slots, kvType, kernels, deterministic, precision } = config;
+  const chosen = Object.entries({ threads, contextTokens, kvMemoryBytes, slots, kvType, kernels, deterministic, precision }).filter(
+    ([, value]) => value !== undefined,
+  );
   const engine = await Engine.load({ path, ...(Object.fromEntries(chosen) as Partial<LoadOptions>) });
   for (const line of engine.info.log) log(line);
   const vocabulary = engine.vocabulary();
@@ -43,8 +48,9 @@ export class NativeInference implements Inference {
     private readonly engine: Engine,
     private readonly vocabulary: Pick<Vocabulary, "types">,
   ) {
-    const { name, contextTokens, kernels, threads } = engine.info;
-    this.model = { name, contextTokens, runsOn: `${kernels}, ${threads} ${threads === 1 ? "thread" : "threads"}` };
+    const { name, contextTokens, kernels, device, threads } = engine.info;
+    const runsOn = device ? `${kernels}, ${device}` : `${kernels}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+    this.model = { name, contextTokens, runsOn };
   }
 
   submit(request: InferenceRequest, listener: InferenceListener): InferenceHandle {

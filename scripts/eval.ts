@@ -7,7 +7,7 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { endianness } from "node:os";
 import { parseArgs } from "node:util";
-import { Engine, type KernelSet, type KvType, type LoadOptions } from "../engine/binding/index.js";
+import { Engine, type KernelSet, type KvType, kernelSets, type LoadOptions } from "../engine/binding/index.js";
 import { describeMethod, describeScores } from "./eval/describe.js";
 import { checkYardstick, EngineSource } from "./eval/engine.js";
 import { score } from "./eval/score.js";
@@ -19,10 +19,9 @@ import { Progress, silent } from "./setup/progress.js";
 
 const usage = `npm run eval -- [--model PATH] --tokens 1,2,3 --logits FILE
 npm run eval -- [--model PATH] --text FILE [--kl] [--window 512] [--skip 256] [--limit TOKENS]
-both: [--kernels auto|reference|avx2|avx512] [--precision stored|float32] [--kv-type f16|q8] [--threads N] [--ctx N] [--chunk N]`;
+both: [--kernels auto|cpu|reference|avx2|avx512|hopper] [--precision stored|fp8|float32] [--kv-type f16|q8] [--threads N] [--ctx N] [--chunk N]`;
 
-const kernelSets = ["auto", "reference", "avx2", "avx512"];
-const precisions = ["stored", "float32"];
+const precisions = ["stored", "fp8", "float32"];
 const kvTypes = ["f16", "q8"];
 
 type Arguments = ReturnType<typeof readArguments>;
@@ -55,7 +54,7 @@ function readArguments(args: string[]) {
   if ((tokens === undefined) === (text === undefined)) throw new SetupError(`give either --tokens or --text\n${usage}`);
   if ((tokens === undefined) !== (logits === undefined)) throw new SetupError(`--tokens and --logits go together\n${usage}`);
   if (kl && text === undefined) throw new SetupError(`--kl compares over a text; give --text FILE\n${usage}`);
-  if (!kernelSets.includes(kernels)) throw new SetupError(`--kernels is ${kernels}, not one of ${kernelSets.join(", ")}`);
+  if (!kernelSets.includes(kernels as KernelSet)) throw new SetupError(`--kernels is ${kernels}, not one of ${kernelSets.join(", ")}`);
   if (!precisions.includes(precision)) throw new SetupError(`--precision is ${precision}, not one of ${precisions.join(", ")}`);
   if (!kvTypes.includes(kvType)) throw new SetupError(`--kv-type is ${kvType}, not one of ${kvTypes.join(", ")}`);
   const window = integer("--window", values.window, 2) ?? 512;
@@ -81,7 +80,7 @@ function loadOptions(path: string, args: Arguments): LoadOptions {
   const options: LoadOptions = {
     path,
     kernels: args.kernels as KernelSet,
-    precision: args.precision as "stored" | "float32",
+    precision: args.precision as "stored" | "fp8" | "float32",
     kvType: args.kvType as KvType,
   };
   if (args.threads !== undefined) options.threads = args.threads;

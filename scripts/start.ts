@@ -35,6 +35,8 @@ export interface StackOptions {
   kvMemory?: string;
   slots?: string;
   kvType?: string;
+  kernels?: string;
+  precision?: string;
   classes?: string;
   /** The page was bundled and the model fetched just now. */
   prepared?: boolean;
@@ -113,6 +115,8 @@ async function originArgs(options: StackOptions): Promise<string[]> {
   add("--kv-memory", options.kvMemory);
   add("--slots", options.slots);
   add("--kv-type", options.kvType);
+  add("--kernels", options.kernels);
+  add("--precision", options.precision);
   add("--classes", options.classes);
   return args;
 }
@@ -160,6 +164,8 @@ const flags = {
   "kv-memory": { type: "string" },
   slots: { type: "string" },
   "kv-type": { type: "string" },
+  kernels: { type: "string" },
+  precision: { type: "string" },
   classes: { type: "string" },
 } as const;
 

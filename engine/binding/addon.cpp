@@ -98,6 +98,7 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
     object.Set("contextTokens", model.context_tokens);
     object.Set("vocabularySize", model.vocabulary_size);
     object.Set("kernels", model.kernels);
+    object.Set("device", model.device);
     object.Set("threads", model.threads);
     Napi::Array stops = Napi::Array::New(call.Env());
     for (size_t i = 0; i < model.stop_tokens.size(); i++) stops.Set(static_cast<uint32_t>(i), model.stop_tokens[i]);
@@ -258,11 +259,15 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
 };
 
 KernelSet kernel_set(const std::string& name) {
+  if (name == "cpu") return KernelSet::cpu;
+  if (name == "hopper") return KernelSet::hopper;
   if (name == "reference") return KernelSet::reference;
   if (name == "avx2") return KernelSet::avx2;
   if (name == "avx512") return KernelSet::avx512;
   return KernelSet::automatic;
 }
+
+Precision precision(const std::string& name) { return name == "float32" ? Precision::float32 : name == "fp8" ? Precision::fp8 : Precision::stored; }
 
 // load(options, onStep): Promise<NativeEngine>
 Napi::Value load(const Napi::CallbackInfo& call) {
@@ -274,8 +279,9 @@ Napi::Value load(const Napi::CallbackInfo& call) {
   options.kv_memory_bytes = static_cast<uint64_t>(number(given, "kvMemoryBytes", 0));
   options.slots = static_cast<int>(number(given, "slots", options.slots));
   options.kernels = kernel_set(string(given, "kernels"));
-  options.precision = string(given, "precision") == "float32" ? Precision::float32 : Precision::stored;
+  options.precision = precision(string(given, "precision"));
   options.kv_type = string(given, "kvType") == "q8" ? KvType::q8 : KvType::f16;
+  options.deterministic = boolean(given, "deterministic", false);
   options.prefix_cache = boolean(given, "prefixCache", true);
 
   const auto channel = StepChannel::open(call.Env(), call[1].As<Napi::Function>());

@@ -1,5 +1,5 @@
 /** What the binding refuses before the C++ sees it. Each sentence names the field, its value, and what it may be. */
-import type { GenerateRequest, LoadOptions, ModelInfo } from "./index.js";
+import { type GenerateRequest, kernelSets, type LoadOptions, type ModelInfo } from "./index.js";
 
 /** What the engine refuses: a file it cannot read, an architecture it lacks, options that do not fit the machine. */
 export class EngineError extends Error {
@@ -18,6 +18,8 @@ export function checkLoadOptions(options: LoadOptions): void {
   checkPath(options.path);
   if (options.kvType !== undefined && options.kvType !== "f16" && options.kvType !== "q8")
     throw new EngineError(`kvType is ${JSON.stringify(options.kvType)}, not "f16" or "q8"`);
+  if (options.kernels !== undefined && !kernelSets.includes(options.kernels))
+    throw new EngineError(`kernels is ${JSON.stringify(options.kernels)}, not one of ${kernelSets.join(", ")}`);
   checkInteger("threads", options.threads, 1, 1024);
   checkInteger("contextTokens", options.contextTokens, 16, 1 << 24);
   checkInteger("kvMemoryBytes", options.kvMemoryBytes, 1, Number.MAX_SAFE_INTEGER);

@@ -10,8 +10,9 @@ import { Listeners } from "./listeners.js";
 export { EngineError } from "./checks.js";
 export type { EngineEvent, FinishReason, TokenLogprobs } from "./events.js";
 
-/** Kernels: plain C++, or the best SIMD the CPU has (`auto`), or one by name. */
-export type KernelSet = "auto" | "reference" | "avx2" | "avx512";
+/** Kernels: a Hopper GPU's where there is one and else the CPU's best (`auto`), the CPU's best (`cpu`), plain C++ (`reference`), or one by name. */
+export const kernelSets = ["auto", "cpu", "reference", "avx2", "avx512", "hopper"] as const;
+export type KernelSet = (typeof kernelSets)[number];
 
 /** Keys and values in float16, or in 8 bits with a float16 scale for each token and head. */
 export type KvType = "f16" | "q8";
@@ -28,8 +29,10 @@ export interface LoadOptions {
   /** Sequences decoded at once. Default 32. */
   slots?: number;
   kernels?: KernelSet;
-  /** `float32` dequantizes the weights at load and keeps activations and KV in float32: the yardstick, slow and large. */
-  precision?: "stored" | "float32";
+  /** `fp8`, on a GPU, keeps matrices in E4M3 with a scale for each row, but for the embedding and the LM head. `float32` dequantizes the weights at load and keeps activations and KV in float32: the yardstick, slow and large. */
+  precision?: "stored" | "fp8" | "float32";
+  /** On a GPU, logits of the same bits in any company, more slowly; a CPU has them always. Default false. */
+  deterministic?: boolean;
   /** Default `f16`. Of no effect where the precision is float32. */
   kvType?: KvType;
   /** Keeps what ended requests computed, for those that begin with the same tokens. Default true. */
@@ -43,7 +46,9 @@ export interface ModelInfo {
   parameters: number;
   contextTokens: number;
   vocabularySize: number;
-  kernels: Exclude<KernelSet, "auto">;
+  kernels: Exclude<KernelSet, "auto" | "cpu">;
+  /** The GPU's name; empty on a CPU. */
+  device: string;
   threads: number;
   /** Ids that end an answer. */
   stopTokens: number[];

@@ -13,10 +13,12 @@
 
 namespace millrace {
 
-enum class KernelSet { automatic, reference, avx2, avx512 };
+// automatic: a Hopper GPU's where there is one, else the best of the CPU's; cpu: those.
+enum class KernelSet { automatic, cpu, reference, avx2, avx512, hopper };
 
 enum class Precision {
   stored,   // weights as the file has them, activations in 8 bits where the weights are quantized, KV in float16
+  fp8,      // on a GPU: matrices in E4M3 with a scale for each row, but for the embedding and the LM head
   float32,  // weights dequantized at load, activations and KV in float32: the yardstick
 };
 
@@ -35,6 +37,8 @@ struct EngineOptions {
   KernelSet kernels = KernelSet::automatic;
   Precision precision = Precision::stored;
   KvType kv_type = KvType::f16;
+  bool deterministic = false;    // on a GPU, the same bits in any company, more slowly; a CPU has them always
+  bool plans_ahead = false;      // on a CPU, one step, as a GPU does: for tests
   bool prefix_cache = true;      // keeps what ended sequences computed, for those that begin alike
 };
 
@@ -57,6 +61,8 @@ struct SamplingOptions {
   uint64_t seed = 0;
   int logprobs = -1;             // told with each token: its own log-probability and those of so many likeliest; -1: none
   std::vector<TokenBias> bias;   // added to logits, before penalties
+
+  bool has_penalties() const { return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0; }
 };
 
 enum class ServiceClass : uint8_t { voice, chat, batch };
@@ -138,7 +144,8 @@ struct ModelInfo {
   uint64_t parameters = 0;
   int context_tokens = 0;
   int vocabulary_size = 0;
-  std::string kernels;  // "avx512", "avx2" or "reference"
+  std::string kernels;  // "hopper", "avx512", "avx2" or "reference"
+  std::string device;   // the GPU's name; empty on a CPU
   int threads = 0;
   std::vector<int32_t> stop_tokens;
   std::vector<std::string> log;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "base/attempt.h"
 #include "base/clock.h"
 #include "base/machine.h"
 #include "base/text.h"
@@ -21,18 +22,44 @@ constexpr int cached_slots_a_slot = 4, cached_slots_max = 256;
 constexpr int64_t address_bytes_max = int64_t{32} << 40;
 // What a step has room for beside the decodes of all slots.
 constexpr int prefill_tokens_min = 64;
+// A GPU reads its weights once a step, however many tokens that has: so many more than a CPU's.
+constexpr int gpu_step_tokens_max = 2048;
 
 std::string mebibytes(uint64_t bytes) { return text(bytes >> 20, " MiB"); }
 
-// How much KV memory to allow: what all slots could use, but no more than half of what stays free beside the weights.
-uint64_t kv_memory_default(uint64_t wanted, uint64_t free_bytes, uint64_t weight_bytes) {
+// How much KV memory to allow: what all slots could use, but no more than a part of what stays free beside the weights. A CPU's memory is
+// others' too; a GPU's is ours.
+uint64_t kv_memory_default(const Assembly& parts, uint64_t wanted, uint64_t free_bytes, uint64_t weight_bytes) {
   const uint64_t left = free_bytes > weight_bytes ? free_bytes - weight_bytes : 0;
-  return std::min(wanted, left / 2);
+  return std::min(wanted, parts.gpu ? left / 20 * 19 : left / 2);
 }
 
-KvElement element_of(const EngineOptions& options) {
-  if (options.precision == Precision::float32) return KvElement::float32;
-  return options.kv_type == KvType::q8 ? KvElement::int8 : KvElement::float16;
+KvElement element_of(const Assembly& parts) {
+  if (parts.gpu) return KvElement::bfloat16;
+  if (parts.options.precision == Precision::float32) return KvElement::float32;
+  return parts.options.kv_type == KvType::q8 ? KvElement::int8 : KvElement::float16;
+}
+
+// A GPU where there is one and nothing was asked for that a CPU alone has.
+Status choose_device(Assembly& parts) {
+  const EngineOptions& options = parts.options;
+  const bool is_asked = options.kernels == KernelSet::hopper;
+  if (options.precision == Precision::fp8 && !is_asked && options.kernels != KernelSet::automatic)
+    return Status::error("weights in fp8 are run on a GPU only; leave --precision out, or ask for --kernels hopper");
+  if (!is_asked && options.kernels != KernelSet::automatic) return Status();
+  if (options.precision == Precision::float32 || options.kv_type == KvType::q8)
+    return is_asked ? Status::error(options.kv_type == KvType::q8 ? "keys and values in 8 bits are kept on a CPU only; leave --kv-type out, or ask for --kernels cpu"
+                                                                  : "float32 is computed on a CPU only; ask for the kernels of one")
+                    : Status();
+  auto gpu = inspect_cuda();
+  if (gpu.ok()) parts.gpu = gpu.take();
+  return gpu.ok() || (!is_asked && options.precision != Precision::fp8) ? Status() : Status::error(text("cannot run on a GPU: ", gpu.message(), "; ask for --kernels auto or cpu"));
+}
+
+CudaLimits cuda_limits(const Assembly& parts, int all_slots) {
+  return {.tokens_max = parts.schedule_limits.step_tokens_max, .slots = all_slots, .samples_max = parts.options.slots, .context_tokens = parts.options.context_tokens,
+          .as_fp8 = parts.options.precision == Precision::fp8,
+          .is_deterministic = parts.options.deterministic};
 }
 
 // What a person calls the model: a file's name without its ending, a folder's as it is.
@@ -53,25 +80,29 @@ Status choose_context(Assembly& parts) {
 
 Status reserve_slots(Assembly& parts, const Machine& machine) {
   const ModelConfig& config = parts.model.config;
-  const KvElement element = element_of(parts.options);
   const int context = parts.options.context_tokens;
-  const KvPlan plan = plan_pages(windows_of(parts.model, context), config.kv_heads, config.head_dim, element, kv_granule_bytes);
+  const KvPlan plan =
+      plan_pages(windows_of(parts.model, context), config.kv_heads, config.head_dim, element_of(parts), parts.gpu ? cuda_granule_bytes : kv_granule_bytes);
   const int slots = parts.options.slots + evaluation_slots, pages_a_range = plan.pages_a_range(context);
   const uint64_t page_bytes = static_cast<uint64_t>(plan.page_bytes());
   const int64_t slot_bytes = plan.page_bytes() * pages_a_range * plan.group_count();
   const int cached_slots = !parts.options.prefix_cache ? 0
                            : static_cast<int>(std::clamp<int64_t>(address_bytes_max / slot_bytes - slots, 0, std::min(cached_slots_a_slot * parts.options.slots, cached_slots_max)));
-  const PageNeed need = kv_page_need(plan, parts.schedule_limits.step_tokens_max);
+  const int steps = parts.gpu || parts.options.plans_ahead ? 2 : 1;  // that are not finished
+  const PageNeed need = kv_page_need(plan, steps * parts.schedule_limits.step_tokens_max);
   const auto pages_a_slot = static_cast<uint64_t>(need.of(context));
   const bool asked = parts.options.kv_memory_bytes != 0;
-  if (!asked)
-    parts.options.kv_memory_bytes =
-        kv_memory_default(page_bytes * pages_a_slot * static_cast<uint64_t>(slots), machine.memory_free_bytes, parts.file->size_bytes());
+  if (!asked) {
+    const uint64_t free_bytes = parts.gpu ? parts.gpu->memory_free_bytes : machine.memory_free_bytes;
+    const uint64_t taken = parts.gpu ? cuda_backend_bytes(parts.model, cuda_limits(parts, slots + cached_slots)) : parts.file->size_bytes();
+    parts.options.kv_memory_bytes = kv_memory_default(parts, page_bytes * pages_a_slot * static_cast<uint64_t>(slots), free_bytes, taken);
+  }
   const uint64_t pages = std::min(parts.options.kv_memory_bytes / page_bytes, pages_a_slot * static_cast<uint64_t>(slots + cached_slots));
   if (pages < 1)
     return Status::error(text("KV memory of ", parts.options.kv_memory_bytes, " bytes holds no page of ", page_bytes, " bytes; ",
                               asked ? "raise --kv-memory" : "free some memory"));
-  auto memory = reserve_kv_memory((slots + cached_slots) * plan.group_count(), pages_a_range, plan.page_bytes(), static_cast<int>(pages));
+  const auto reserve = parts.gpu ? reserve_cuda_kv_memory : reserve_kv_memory;
+  auto memory = reserve((slots + cached_slots) * plan.group_count(), pages_a_range, plan.page_bytes(), static_cast<int>(pages));
   if (!memory.ok()) return memory.status();
   parts.slots = std::make_unique<KvSlots>(memory.take(), plan, slots + cached_slots, cached_slots > 0);
   parts.schedule_limits.pages_max = static_cast<int>(pages);
@@ -81,10 +112,34 @@ Status reserve_slots(Assembly& parts, const Machine& machine) {
     groups += text(groups.empty() ? "" : " and ", group.page_tokens, " tokens of ", group.layers, " layers");
     if (group.window > 0) groups += text(" that see ", group.window);
   }
-  parts.info.log.push_back(text("KV memory: at most ", mebibytes(pages * page_bytes), " (", asked ? "asked for" : "half of what is free, or all that the slots can use",
+  parts.info.log.push_back(text("KV memory: at most ", mebibytes(pages * page_bytes), " (", asked ? "asked for" : parts.gpu ? "what is free, or all that the slots can use" : "half of what is free, or all that the slots can use",
                                 "), pages of ", page_bytes >> 10, " KiB with ", groups, ", ", parts.options.slots, " slots of ", context, " tokens, ",
                                 cached_slots > 0 ? text(cached_slots, " more to cache prefixes") : "no prefix cache"));
+  parts.all_slots = slots + cached_slots;
   return Status();
+}
+
+Status make_backend(Assembly& parts, const Kernels* kernels) {
+  const int tokens_max = parts.schedule_limits.step_tokens_max;
+  if (parts.gpu)
+    return attempt([&] { parts.backend = make_cuda_backend(parts.model, *parts.slots, *parts.team, cuda_limits(parts, parts.all_slots), parts.info.log, parts.info.work); });
+  auto backend = std::make_unique<CpuBackend>(parts.model, *parts.slots, *parts.team, *kernels, parts.options.precision, tokens_max);
+  // Who asked for float32 knows what becomes of the types.
+  if (parts.options.precision == Precision::stored)
+    for (std::string& line : backend->log()) parts.info.log.push_back(std::move(line));
+  parts.info.work = backend->work();
+  if (parts.options.plans_ahead) backend->plan_ahead(1);
+  parts.backend = std::move(backend);
+  return Status();
+}
+
+std::string describe_kernels(const Assembly& parts, const EngineOptions& asked) {
+  if (parts.gpu)
+    return text("kernels: hopper, on ", parts.gpu->name, ", ", asked.precision == Precision::fp8 ? "weights in E4M3" : "bfloat16", asked.deterministic ? ", deterministic" : "", ", ",
+                parts.options.threads, " threads to load");
+  return text("kernels: ", parts.info.kernels, ", ", asked.precision == Precision::float32 ? "float32" : "as stored",
+              element_of(parts) == KvElement::int8 ? ", KV in 8 bits, " : ", ", parts.options.threads, parts.options.threads == 1 ? " thread" : " threads", " (",
+              asked.threads != 0 ? "asked for" : "by affinity and cgroup", ")");
 }
 
 }  // namespace
@@ -115,33 +170,25 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   if (Status status = choose_context(*parts); !status.ok()) return status;
   choose_frequencies(parts->model, parts->options.context_tokens);
 
+  if (Status status = choose_device(*parts); !status.ok()) return status;
   const Kernels* kernels = kernels_of(options.kernels, machine);
-  if (kernels == nullptr) return Status::error("this CPU or this build lacks the kernels that were asked for; ask for auto or reference");
+  if (kernels == nullptr && !parts->gpu) return Status::error("this CPU or this build lacks the kernels that were asked for; ask for auto or reference");
   if (options.threads == 0) parts->options.threads = machine.threads;
   parts->team = std::make_unique<Team>(parts->options.threads);
 
   ModelInfo& info = parts->info;
   info = {name_of(options.path), parts->model.architecture, parts->model.parameters, parts->options.context_tokens,
-          parts->model.config.vocabulary, kernels->name, parts->options.threads, parts->vocabulary.stops, {}, {}};
+          parts->model.config.vocabulary, parts->gpu ? "hopper" : kernels->name, parts->gpu ? parts->gpu->name : "", parts->options.threads, parts->vocabulary.stops, {}, {}};
   info.log.push_back(text("model: ", info.name, " (\"", parts->model.name, "\"), ", info.architecture, ", ", info.parameters / 1000000, " M parameters, ", mebibytes(parts->file->size_bytes())));
-  info.log.push_back(text("kernels: ", kernels->name, ", ", options.precision == Precision::float32 ? "float32" : "as stored",
-                          element_of(options) == KvElement::int8 ? ", KV in 8 bits, " : ", ",
-                          parts->options.threads, parts->options.threads == 1 ? " thread" : " threads", " (",
-                          options.threads != 0 ? "asked for" : "by affinity and cgroup", ")"));
+  info.log.push_back(describe_kernels(*parts, options));
   ScheduleLimits& limits = parts->schedule_limits;
   limits.slots_max = parts->options.slots;
-  limits.step_tokens_max = std::max(limits.step_tokens_max, parts->options.slots + prefill_tokens_min);
+  limits.step_tokens_max = std::max(parts->gpu && !options.deterministic ? gpu_step_tokens_max : limits.step_tokens_max, parts->options.slots + prefill_tokens_min);
   info.has_formats = has_grammars();
   parts->formats = std::make_unique<Formats>(parts->vocabulary, info.vocabulary_size);
   if (Status status = reserve_slots(*parts, machine); !status.ok()) return status;
 
-  const int tokens_max = limits.step_tokens_max;
-  auto backend = std::make_unique<CpuBackend>(parts->model, *parts->slots, *parts->team, *kernels, options.precision, tokens_max);
-  // Who asked for float32 knows what becomes of the types.
-  if (options.precision == Precision::stored)
-    for (std::string& line : backend->log()) info.log.push_back(std::move(line));
-  info.work = backend->work();
-  parts->backend = std::move(backend);
+  if (Status status = make_backend(*parts, kernels); !status.ok()) return status;
   info.log.push_back(text("loaded in ", (now_us() - begun) / 1000, " ms"));
   return parts;
 }

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "base/team.h"
 #include "constrain/formats.h"
+#include "cuda/cuda.h"
 #include "engine.h"
 #include "format/model_file.h"
 #include "format/vocabulary.h"
@@ -21,10 +23,12 @@ struct Assembly {
   Vocabulary vocabulary;
   Model model;
   ModelInfo info;
+  std::optional<CudaMachine> gpu;  // what the model runs on; none: a CPU
   ScheduleLimits schedule_limits;
   std::unique_ptr<Formats> formats;
   std::unique_ptr<Team> team;
   std::unique_ptr<KvSlots> slots;
+  int all_slots = 0;  // with those that only cache
   std::unique_ptr<Backend> backend;
 
   // Frees all that is large and ends the team; what is known of the model and its vocabulary stays.

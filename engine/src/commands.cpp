@@ -26,7 +26,9 @@ Status Engine::Implementation::submit(Request request, Decision* decision) {
     const std::lock_guard lock(mutex);
     if (closing) return Status::error("the engine is closed");
     if (schedule.contains(request.id)) return Status::error(text("request ", request.id, " is under way already"));
-    const Decision made = schedule.submit({request.id, given_tokens, sampled_max, request.deadlines, request.service, request.tenant, request.tenant_weight}, clock_us());
+    const Decision made = schedule.submit({request.id, given_tokens, sampled_max, request.deadlines, request.service, request.tenant, request.tenant_weight,
+                                           request.grammar != nullptr},
+                                          clock_us());
     if (decision != nullptr) *decision = made;
     if (made.verdict == Verdict::refused) return refusal(request, schedule, parts->schedule_limits);
     submitted.push_back(std::move(request));

@@ -22,6 +22,8 @@ void Engine::Implementation::work() {
     while (take_commands()) {
       continue_answers();
       cancel_requests();
+      // What is evaluated has the backend for itself.
+      while (!taken_evaluations.empty() && !begun.empty()) finish_step();
       for (Evaluation& evaluation : taken_evaluations) evaluation.done.set_value(evaluate_now(*parts, evaluation.tokens, evaluation.chunk_tokens));
       taken_evaluations.clear();
       step();
@@ -40,6 +42,11 @@ void Engine::Implementation::end_all(const Status& status) {
     for (Evaluation& evaluation : evaluations) taken_evaluations.push_back(std::move(evaluation));
     (void)attempt([this] { begin_requests(); });
   }
+  while (!begun.empty()) {
+    (void)attempt([this] { parts->backend->finish(); });
+    masks.finish();
+    begun.pop_front();
+  }
   const Finish reason = status.ok() ? Finish::closed : Finish::failed;
   const std::vector<Event> untold = std::exchange(events, {});
   for (const Event& event : untold) (void)attempt([&] { on_step({&event, 1}); });
@@ -57,8 +64,8 @@ bool Engine::Implementation::take_commands() {
   std::unique_lock lock(mutex);
   const auto has_commands = [this] { return closing || is_changed || !submitted.empty() || !cancelled.empty() || !evaluations.empty(); };
   // Where all are held nothing comes of another step; but the schedule is asked again before long: it knows of times.
-  if (live.empty() || !is_idle)
-    wake.wait(lock, [&] { return has_commands() || !live.empty(); });
+  if ((live.empty() && begun.empty()) || !is_idle)
+    wake.wait(lock, [&] { return has_commands() || !live.empty() || !begun.empty(); });
   else
     wake.wait_for(lock, idle_wait, has_commands);
   is_changed = false;
@@ -80,7 +87,7 @@ void Engine::Implementation::begin_requests() {
     const uint32_t id = request.id;
     const Status status = attempt([&] {
       if (!request.continued.empty()) continued.push_back(id);
-      live.try_emplace(id, std::move(request), parts->vocabulary.stops, now);
+      live.try_emplace(id, std::make_shared<Live>(std::move(request), parts->vocabulary.stops, now));
     });
     if (status.ok()) continue;
     events.push_back({.request = id, .kind = EventKind::finished, .finish = Finish::failed, .text = status.message()});
@@ -97,8 +104,8 @@ void Engine::Implementation::continue_answers() {
     std::optional<Finish> end;
     const Status status = attempt([&] {
       Released released;
-      end = found->second.take_up(parts->vocabulary, released);
-      tell(found->second, std::move(released));
+      end = found->second->take_up(parts->vocabulary, released);
+      tell(*found->second, std::move(released));
     });
     if (!status.ok())
       finish(request, Finish::failed, status.message());
@@ -111,9 +118,14 @@ Taken Engine::Implementation::take_slot(uint32_t request, int pages) {
   // Who was submitted since commands were taken has its turn with the next step.
   const auto found = live.find(request);
   if (found == live.end()) return {};
-  Live& each = found->second;
+  Live& each = *found->second;
+  // What ended keeps what it was promised until its last step is finished.
+  const bool has_returned = std::ranges::any_of(begun, [](const Begun& step) { return !step.returned.empty(); });
+  if (has_returned && parts->slots->pages_promised() + pages > parts->slots->pages_max()) return {};
   const Taken taken = parts->slots->take(each.tokens, pages);
   each.slot = taken.slot;
+  each.is_begun = false;
+  each.settled = taken.cached;
   if (each.started_us == 0) each.cached = taken.cached;
   return taken;
 }
@@ -124,80 +136,127 @@ void Engine::Implementation::cancel_requests() {
   taken_cancels.clear();
 }
 
+// Begins the next step, unless as many are under way as may be, and then finishes the first of them.
 void Engine::Implementation::step() {
+  const int ahead = parts->backend->steps_ahead();
+  const bool has_begun = begin_step();
+  is_idle = !has_begun && begun.empty();
+  if (!begun.empty() && (!has_begun || static_cast<int>(begun.size()) > ahead)) finish_step();
+}
+
+bool Engine::Implementation::begin_step() {
   std::vector<uint32_t> admitted;
-  Plan plan;
+  std::vector<Row> rows;
   {
     const std::lock_guard lock(mutex);
-    plan.rows = schedule.plan(clock_us(), admitted);
+    rows = schedule.plan(clock_us(), admitted);
   }
-  const uint64_t now = now_us();
+  Begun next{.begun_us = clock_us()};
   for (const uint32_t request : admitted) {
-    Live& each = live.at(request);
+    Live& each = *live.at(request);
     // Who was parked has begun already.
     if (each.started_us == 0) events.push_back({.request = request, .kind = EventKind::started});
-    if (each.started_us == 0) each.started_us = now;
+    if (each.started_us == 0) each.started_us = static_cast<uint64_t>(next.begun_us);
     if (const Status status = parts->slots->open(each.slot); !status.ok()) finish(request, Finish::failed, status.message());
   }
   std::vector<Constraint*> constraints;
-  for (size_t i = 0; i < plan.rows.size();) {
-    const Row& row = plan.rows[i];
-    const bool is_live = live.contains(row.request);
-    const Status status = is_live ? parts->slots->grow(row.slot, row.first, row.count) : Status();
-    if (!is_live || !status.ok()) {
-      if (is_live) finish(row.request, Finish::failed, status.message());
-      plan.rows.erase(plan.rows.begin() + static_cast<std::ptrdiff_t>(i));
-      continue;
-    }
-    Live& each = live.at(row.request);
-    plan.tokens.insert(plan.tokens.end(), each.tokens.begin() + row.first, each.tokens.begin() + row.first + row.count);
-    for (int s = 0; s < row.samples; s++) plan.samplers.push_back(&each.sampler);
-    if (row.samples > 0 && each.constraint != nullptr) constraints.push_back(each.constraint.get());
-    i++;
-  }
-  is_idle = plan.rows.empty();
-  if (is_idle) return;
+  for (const Row& row : rows)
+    if (add_row(next, row) && row.samples > 0 && next.rows.back()->constraint != nullptr) constraints.push_back(next.rows.back()->constraint.get());
+  if (next.rows.empty()) return false;
 
   const int64_t mapped = clock_us();
-  std::vector<int32_t> sampled;
-  Status status = attempt([&] {
-    masks.begin(std::move(constraints));
-    sampled = parts->backend->run(plan);
-  });
+  next.mapping_us = mapped - std::exchange(next.begun_us, mapped);
+  begun.push_back(std::move(next));
   masks.finish();
-  if (status.ok()) status = attempt([&] { settle_step(plan, sampled, mapped, mapped - static_cast<int64_t>(now)); });
-  // Some rows may have been settled, to their ends even.
-  for (const Row& row : plan.rows)
-    if (!status.ok() && live.contains(row.request)) finish(row.request, Finish::failed, text("a step could not be computed: ", status.message()));
+  const Status status = attempt([&] {
+    masks.begin(std::move(constraints));
+    parts->backend->begin(begun.back().plan);
+  });
+  if (status.ok()) return true;
+  masks.finish();
+  const Begun failed = std::move(begun.back());
+  begun.pop_back();
+  fail_rows(failed, status);
+  return true;
 }
 
-void Engine::Implementation::settle_step(const Plan& plan, const std::vector<int32_t>& sampled, int64_t begun_us, int64_t mapping_us) {
+// A row's pages and tokens; false if it fails for want of them.
+bool Engine::Implementation::add_row(Begun& next, const Row& row) {
+  const auto found = live.find(row.request);
+  if (found == live.end()) return false;
+  const Status status = parts->slots->grow(row.slot, row.first, row.count, found->second->settled);
+  if (!status.ok()) {
+    finish(row.request, Finish::failed, status.message());
+    return false;
+  }
+  Live& each = *found->second;
+  Plan& plan = next.plan;
+  if (!each.is_begun && row.first > 0 && each.request.sampling.has_penalties()) plan.begun.push_back({row.slot, {each.tokens.begin(), each.tokens.begin() + row.first}});
+  each.is_begun = true;
+  const int known = static_cast<int>(each.tokens.size());
+  for (int position = row.first; position < row.first + row.count; position++)
+    plan.tokens.push_back(position < known ? each.tokens[static_cast<size_t>(position)] : sampled_before);
+  for (int s = 0; s < row.samples; s++) plan.samplers.push_back({&each.sampler, std::max(0, row.first + row.count - known)});
+  plan.rows.push_back(row);
+  next.rows.push_back(found->second);
+  return true;
+}
+
+bool Engine::Implementation::is_under_way(const Begun& step, size_t row) const {
+  const auto found = live.find(step.plan.rows[row].request);
+  return found != live.end() && found->second == step.rows[row];
+}
+
+void Engine::Implementation::fail_rows(const Begun& failed, const Status& status) {
+  for (size_t i = 0; i < failed.rows.size(); i++)
+    if (is_under_way(failed, i)) finish(failed.plan.rows[i].request, Finish::failed, text("a step could not be computed: ", status.message()));
+}
+
+void Engine::Implementation::finish_step() {
+  std::vector<SampledToken> sampled;
+  Status status = attempt([&] { sampled = parts->backend->finish(); });
+  masks.finish();
+  const Begun done = std::move(begun.front());
+  begun.pop_front();
+  for (const int slot : done.returned) parts->slots->give_back(slot);
+  if (status.ok()) status = attempt([&] { settle_step(done, std::move(sampled)); });
+  // Some rows may have been settled, to their ends even.
+  if (!status.ok()) fail_rows(done, status);
+}
+
+void Engine::Implementation::settle_step(const Begun& done, std::vector<SampledToken> sampled) {
+  const std::vector<Row>& rows = done.plan.rows;
   uint64_t prompt_tokens = 0;
   {
     const std::lock_guard lock(mutex);
     const int64_t now = clock_us();
-    schedule.measured(plan.rows, begun_us, now, mapping_us);
-    for (const Row& row : plan.rows) {
-      schedule.settle(row, row.samples, now);
-      prompt_tokens += static_cast<uint64_t>(std::clamp(live.at(row.request).given() - row.first, 0, row.count));
+    schedule.measured(rows, std::max(done.begun_us, std::exchange(finished_us, now)), now, done.mapping_us);
+    for (size_t i = 0; i < rows.size(); i++) {
+      if (!is_under_way(done, i)) continue;
+      schedule.settle(rows[i], rows[i].samples, now);
+      prompt_tokens += static_cast<uint64_t>(std::clamp(done.rows[i]->given() - rows[i].first, 0, rows[i].count));
     }
     stats.steps++;
     stats.tokens += sampled.size();
     stats.prompt_tokens += prompt_tokens;
   }
-  size_t next = 0, first = 0;
-  for (const Row& row : plan.rows) {
-    parts->slots->computed(row.slot, std::span(plan.tokens).subspan(first, static_cast<size_t>(row.count)));
-    first += static_cast<size_t>(row.count);
-    if (row.samples > 0) settle(row, sampled[next++]);
+  size_t next = 0;
+  for (size_t i = 0; i < rows.size(); i++) {
+    SampledToken* token = rows[i].samples > 0 ? &sampled[next++] : nullptr;
+    // Who ended meanwhile has computed one more, which nobody hears of.
+    if (!is_under_way(done, i)) continue;
+    done.rows[i]->settled = rows[i].first + rows[i].count;
+    parts->slots->computed(rows[i].slot, std::span(done.rows[i]->tokens).subspan(static_cast<size_t>(rows[i].first), static_cast<size_t>(rows[i].count)));
+    if (token != nullptr) settle(rows[i], std::move(*token));
   }
 }
 
 // One more token of a sequence: it ends the answer, or its text goes out.
-void Engine::Implementation::settle(const Row& row, int32_t token) {
-  Live& each = live.at(row.request);
+void Engine::Implementation::settle(const Row& row, SampledToken sampled) {
+  Live& each = *live.at(row.request);
+  const int32_t token = sampled.token;
   each.tokens.push_back(token);
-  each.logprobs.insert(each.logprobs.end(), each.sampler.logprobs().begin(), each.sampler.logprobs().end());
+  each.logprobs.insert(each.logprobs.end(), sampled.logprobs.begin(), sampled.logprobs.end());
   each.last_us = now_us();
   if (each.first_us == 0) each.first_us = each.last_us;
 
@@ -214,7 +273,7 @@ void Engine::Implementation::tell(Live& each, Released released) {
 }
 
 void Engine::Implementation::finish(uint32_t request, Finish reason, std::string why) {
-  Live& each = live.at(request);
+  Live& each = *live.at(request);
   // Who ends an answer himself gets nothing after that; otherwise what was held back was text after all.
   if (reason == Finish::stop || reason == Finish::length) tell(each, each.releaser.flush());
   const auto span = [](uint64_t from, uint64_t to) { return static_cast<uint32_t>(from != 0 && to > from ? to - from : 0); };
@@ -230,10 +289,16 @@ void Engine::Implementation::finish(uint32_t request, Finish reason, std::string
                     .cached_tokens = static_cast<uint32_t>(std::min<size_t>(static_cast<size_t>(each.cached), each.request.prompt.size()))});
   // What was left of an answer that began elsewhere tells nothing of how long answers are.
   const bool is_whole = (reason == Finish::stop || reason == Finish::length) && each.request.continued.empty();
-  live.erase(request);
+  const std::shared_ptr<Live> ended = live.extract(request).mapped();
   const std::lock_guard lock(mutex);
-  const int slot = schedule.remove(request, is_whole, clock_us());
-  if (slot >= 0) parts->slots->give_back(slot);
+  if (const int slot = schedule.remove(request, is_whole, clock_us()); slot >= 0) give_back(slot, ended);
+}
+
+// A step that is not finished may still read and write the slot's pages.
+void Engine::Implementation::give_back(int slot, const std::shared_ptr<Live>& ended) {
+  for (auto step = begun.rbegin(); step != begun.rend(); ++step)
+    if (std::find(step->rows.begin(), step->rows.end(), ended) != step->rows.end()) return step->returned.push_back(slot);
+  parts->slots->give_back(slot);
 }
 
 void Engine::Implementation::tell_places() {
@@ -247,8 +312,8 @@ void Engine::Implementation::tell_places() {
     place++;
     const auto found = live.find(request);
     // Submitted a moment ago: its turn to be told comes with the next step. Or parked and back: it has begun already.
-    if (found == live.end() || found->second.started_us != 0) continue;
-    Live& each = found->second;
+    if (found == live.end() || found->second->started_us != 0) continue;
+    Live& each = *found->second;
     if (each.place == place) continue;
     each.place = place;
     events.push_back({.request = request, .seq = static_cast<uint32_t>(place), .kind = EventKind::queued});

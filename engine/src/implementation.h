@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <deque>
 #include <future>
 #include <map>
 #include <mutex>
@@ -46,7 +47,16 @@ struct Engine::Implementation {
 
   // The engine's thread alone touches these.
   OnStep on_step;
-  std::map<uint32_t, Live> live;
+  std::map<uint32_t, std::shared_ptr<Live>> live;
+  // Steps that were begun, the first of them first, with the request of each row: it may have ended meanwhile, and another have its number.
+  struct Begun {
+    Plan plan;
+    std::vector<std::shared_ptr<Live>> rows;
+    std::vector<int> returned;  // slots of those that ended meanwhile
+    int64_t begun_us, mapping_us;
+  };
+  std::deque<Begun> begun;
+  int64_t finished_us = 0;  // when the last step was
   std::vector<uint32_t> continued;  // requests that bring the beginning of their answers, not yet taken up
   std::vector<Event> events;
   bool is_idle = false;  // the last step had nothing to do
@@ -64,11 +74,17 @@ struct Engine::Implementation {
   Taken take_slot(uint32_t request, int pages);
   void cancel_requests();
   void step();
-  void settle_step(const Plan& plan, const std::vector<int32_t>& sampled, int64_t begun_us, int64_t mapping_us);
-  void settle(const Row& row, int32_t token);
+  bool begin_step();
+  bool add_row(Begun& next, const Row& row);
+  void fail_rows(const Begun& failed, const Status& status);
+  void finish_step();
+  void settle_step(const Begun& done, std::vector<SampledToken> sampled);
+  bool is_under_way(const Begun& step, size_t row) const;
+  void settle(const Row& row, SampledToken sampled);
   void tell(Live& each, Released released);
   void finish(uint32_t request, Finish reason, std::string why = {});
   void end_all(const Status& status);
+  void give_back(int slot, const std::shared_ptr<Live>& ended);
   void tell_places();
   void publish();
 };

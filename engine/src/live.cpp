@@ -41,7 +41,7 @@ Event Live::release(Released& now) {
   Event event{.request = request.id, .seq = released, .kind = EventKind::tokens,
               .ids = std::move(told.ids), .ends = std::move(told.ends), .text = std::move(told.text)};
   if (brought > 0) return event;
-  const auto end = logprobs.begin() + static_cast<std::ptrdiff_t>(count * sampler.logprobs().size());
+  const auto end = logprobs.begin() + static_cast<std::ptrdiff_t>(count * static_cast<size_t>(request.sampling.logprobs + 1));
   event.logprobs.assign(logprobs.begin(), end);
   logprobs.erase(logprobs.begin(), end);
   return event;

@@ -37,6 +37,8 @@ struct Live {
   uint32_t seq = 0;       // tokens of the answer, brought or sampled
   uint32_t released = 0;  // of these, told to the listener
   int slot = -1;
+  bool is_begun = false;  // a step has had a row of it since it got its slot
+  int settled = 0;        // of its positions, those whose steps are finished
   int cached = 0;         // of what it came with, in memory when it got its slot
   int place = 0;          // last told; 0: none
   uint64_t submitted_us, started_us = 0, first_us = 0, last_us = 0;

@@ -9,11 +9,17 @@ import type { Part } from "./progress.js";
 /** What the build leaves for Node. */
 export const addonPath = (root: string): string => join(root, "engine/build/millrace.node");
 
-/**
- * @param wanted the addon alone, or its tests too. @param xgrammar the library's sources, to build constrained output in; the build keeps it. @returns whether anything was compiled or linked.
- * @throws SetupError with the compiler's last lines.
- */
-export async function buildEngine(root: string, part: Part, wanted: "addon" | "all" = "all", xgrammar?: string): Promise<boolean> {
+export interface EngineParts {
+  /** The addon's tests too. Default true. */
+  tests?: boolean;
+  /** The library's sources, to build constrained output in; the build keeps it. */
+  xgrammar?: string | undefined;
+  /** Kernels for Hopper GPUs, which the build keeps too. Default: where this machine has a driver of one, and nvcc. */
+  cuda?: boolean;
+}
+
+/** @returns whether anything was compiled or linked. @throws SetupError with the compiler's last lines. */
+export async function buildEngine(root: string, part: Part, { tests = true, xgrammar, cuda }: EngineParts = {}): Promise<boolean> {
   const source = join(root, "engine");
   const build = join(root, "engine/build");
   if (!existsSync(join(source, "CMakeLists.txt")))
@@ -39,19 +45,29 @@ export async function buildEngine(root: string, part: Part, wanted: "addon" | "a
   };
   try {
     const isNew = !existsSync(join(build, "build.ninja")) && !existsSync(join(build, "Makefile"));
-    if (isNew || xgrammar) {
+    if (cuda && nvcc() === undefined)
+      throw new SetupError("kernels for GPUs are compiled by CUDA 13's nvcc, which is neither on the PATH nor in /usr/local/cuda/bin");
+    const wantsCuda = cuda || (isNew && hasDriver() && nvcc() !== undefined);
+    if (isNew || xgrammar || wantsCuda) {
       const generator = isNew && spawnSync("ninja", ["--version"], { stdio: "ignore" }).status === 0 ? ["-G", "Ninja"] : [];
       const formats = xgrammar ? [`-DMILLRACE_XGRAMMAR=${xgrammar}`] : [];
-      await step(["-S", source, "-B", build, "-DCMAKE_BUILD_TYPE=Release", ...generator, ...formats], "configuring");
+      const kernels = wantsCuda ? ["-DMILLRACE_CUDA=ON", `-DCMAKE_CUDA_COMPILER=${nvcc()}`] : [];
+      await step(["-S", source, "-B", build, "-DCMAKE_BUILD_TYPE=Release", ...generator, ...formats, ...kernels], "configuring");
     }
     // A bare --parallel lets make start everything at once, more than the memory of a small machine holds.
-    const target = wanted === "addon" ? ["--target", "millrace"] : [];
+    const target = tests ? [] : ["--target", "millrace"];
     await step(["--build", build, "--parallel", String(availableParallelism()), ...target], "building");
   } finally {
     await new Promise<void>((resolve) => log.end(resolve));
   }
   if (!existsSync(addonPath(root))) throw new SetupError(`The build ended well but left no ${addonPath(root)}; see ${logPath}`);
   return built;
+}
+
+const hasDriver = (): boolean => existsSync("/dev/nvidiactl");
+
+function nvcc(): string | undefined {
+  return ["nvcc", "/usr/local/cuda/bin/nvcc"].find((path) => spawnSync(path, ["--version"], { stdio: "ignore" }).status === 0);
 }
 
 /** A build folder that came along with a copied checkout names its old place, and CMake refuses it. */

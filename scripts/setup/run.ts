@@ -29,6 +29,7 @@ export interface Command {
 interface Wanted {
   tests: boolean;
   formats: boolean;
+  cuda: boolean;
 }
 
 /** A part that takes less than this is not worth a word. */
@@ -40,7 +41,11 @@ export async function run({ root, command, args, needs, packagesMs }: Command): 
   const { model } = needs;
   if (model !== undefined && model !== "default" && !model.startsWith("hf:")) await resolveModel(model, silent());
   if (command === "build") checkBuildArguments(args);
-  const wanted = { tests: command === "test", formats: command === "build" && args.includes("--formats") };
+  const wanted = {
+    tests: command === "test",
+    formats: command === "build" && args.includes("--formats"),
+    cuda: command === "build" && args.includes("--cuda"),
+  };
   const failures = await prepare(root, needs, packagesMs, wanted);
   // A test run goes on to say what else fails, and counts these.
   if (failures.length > 0 && command !== "test") throw new SetupError(failures.map((failure) => failure.message).join("\n\n"));
@@ -74,15 +79,18 @@ async function prepare(root: string, needs: Needs, packagesMs: number, wanted: W
   return results.flatMap((result) => (result.status === "rejected" ? [asError(result.reason)] : []));
 }
 
-async function engine(root: string, part: Part, { tests, formats }: Wanted): Promise<void> {
+async function engine(root: string, part: Part, { tests, formats, cuda }: Wanted): Promise<void> {
   if (formats) part.at(0, "fetching xgrammar");
   const xgrammar = formats ? await fetchXgrammar() : undefined;
-  part.end((await buildEngine(root, part, tests ? "all" : "addon", xgrammar)) ? "built" : undefined);
+  part.end((await buildEngine(root, part, { tests, xgrammar, cuda })) ? "built" : undefined);
 }
 
 function checkBuildArguments(args: string[]): void {
-  const strange = args.find((arg) => arg !== "--formats");
-  if (strange !== undefined) throw new SetupError(`npm run build takes, behind --: --formats (constrained output); not ${strange}`);
+  const strange = args.find((arg) => arg !== "--formats" && arg !== "--cuda");
+  if (strange !== undefined)
+    throw new SetupError(
+      `npm run build takes, behind --: --formats (constrained output), --cuda (kernels for Hopper GPUs); not ${strange}`,
+    );
 }
 
 /** A part that fails leaves the progress with that word; its reason is told at the end. */

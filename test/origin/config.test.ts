@@ -26,6 +26,9 @@ test("the defaults are those of the documentation", () => {
     kvMemoryBytes: undefined,
     slots: undefined,
     kvType: undefined,
+    kernels: undefined,
+    deterministic: false,
+    precision: undefined,
     terms: new ServiceTerms(),
     drainMs: 20_000,
     simulatedTokensPerSecond: 50,
@@ -63,6 +66,7 @@ test.each([
 test.each([
   [["--port", "70000"], '--port is "70000", not an integer from 0 to 65535'],
   [["--port", "http"], '--port is "http", not an integer'],
+  [["--kernels", "gpu"], '--kernels is "gpu", not one of auto, cpu, hopper'],
   [["--threads", "0"], '--threads is "0", not an integer from 1 to 1024'],
   [["--kv-memory", "2GB"], '--kv-memory is "2GB", not bytes such as 1073741824, 512MiB or 2GiB'],
   [["--inference", "magic"], '--inference is "magic", not "native" or "simulated"'],

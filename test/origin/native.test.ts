@@ -28,6 +28,9 @@ beforeAll(async () => {
     kvMemoryBytes: undefined,
     slots: 4,
     kvType: undefined,
+    kernels: undefined,
+    deterministic: false,
+    precision: undefined,
   };
   const log = (line: string): void => void lines.push(line);
   const load = () => loadNative(chosen, log);
@@ -169,7 +172,7 @@ test("a refusal of the engine's is `overloaded`", () => {
   const asked: unknown[] = [];
   const answers = [new EngineError("no room", 70), new EngineError("never")];
   const engine = {
-    info: { name: "m", contextTokens: 100, vocabularySize: 10, kernels: "reference", threads: 1 },
+    info: { name: "m", contextTokens: 100, vocabularySize: 10, kernels: "reference", device: "", threads: 1 },
     offer(request: unknown) {
       asked.push(request);
       throw answers[asked.length - 1];
@@ -222,7 +225,7 @@ test("events are told with their ids and ends, and who is paused and resumed is 
   const asked: string[] = [];
   let tell!: (event: EngineEvent) => void;
   const engine = {
-    info: { name: "m", contextTokens: 100, vocabularySize: 10, kernels: "reference", threads: 1 },
+    info: { name: "m", contextTokens: 100, vocabularySize: 10, kernels: "reference", device: "", threads: 1 },
     offer: (_: unknown, listener: typeof tell) => {
       tell = listener;
       return { id: 7, admission: { ttftMs: 1, itlMs: 1 } };
@@ -260,7 +263,7 @@ test("events are told with their ids and ends, and who is paused and resumed is 
 });
 
 test("an answer is continued with text alone", () => {
-  const engine = { info: { name: "m", contextTokens: 100, vocabularySize: 3, kernels: "reference", threads: 1 } };
+  const engine = { info: { name: "m", contextTokens: 100, vocabularySize: 3, kernels: "reference", device: "", threads: 1 } };
   const native = new NativeInference(engine as unknown as Engine, { types: [TokenType.normal, TokenType.control, TokenType.byte] });
   const refusal =
     (...ids: number[]): unknown =>

@@ -20,6 +20,7 @@ class TokenMask {
 
   void begin() { is_ready_.store(false, std::memory_order_relaxed); }
   uint32_t* bits() { return bits_.data(); }
+  const uint32_t* bits() const { return bits_.data(); }
   size_t words() const { return bits_.size(); }
   void end() {
     is_ready_.store(true, std::memory_order_release);

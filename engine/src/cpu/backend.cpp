@@ -58,7 +58,9 @@ void CpuBackend::reserve(int tokens_max) {
   for (auto& scratch : scratch_) scratch.resize(2 * queries_max * (2 + config_.head_dim));
 }
 
-std::vector<int32_t> CpuBackend::run(const Plan& plan) {
+std::vector<SampledToken> CpuBackend::finish() {
+  const Plan plan = std::move(begun_.front());
+  begun_.pop_front();
   lay_out(plan);
   for (const CpuOperator& op : operators_) std::visit([this](const auto& each) { run_operator(each); }, op);
   return sample(plan);
@@ -75,8 +77,10 @@ void CpuBackend::lay_out(const Plan& plan) {
     const int first = tokens();
     const bool single = row.count == 1;
     if (single) partitions_ = std::max(partitions_, row.first / partition_tokens + 1);
-    for (int i = 0; i < row.count; i++)
-      tokens_.push_back({plan.tokens[first + i], row.first + i, row.slot, single ? decodes : -1});
+    for (int i = 0; i < row.count; i++) {
+      const int32_t id = plan.tokens[first + i];
+      tokens_.push_back({id == sampled_before ? last_tokens_[static_cast<size_t>(row.slot)] : id, row.first + i, row.slot, single ? decodes : -1});
+    }
     for (int i = row.count - row.samples; i < row.count; i++) sampled_tokens_.push_back(first + i);
     if (single) decodes++;
     lay_out_attention(first, row.count);
@@ -175,15 +179,21 @@ void CpuBackend::multiply(void (*kernel)(const MatmulTask&), const PackedMatrix&
   });
 }
 
-std::vector<int32_t> CpuBackend::sample(const Plan& plan) {
-  std::vector<int32_t> sampled(plan.samplers.size());
+std::vector<SampledToken> CpuBackend::sample(const Plan& plan) {
+  std::vector<SampledToken> sampled(plan.samplers.size());
   team_.parallel(static_cast<int64_t>(plan.samplers.size()), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t s = begin; s < end; s++) {
       const std::span<float> logits(logits_out_ + s * config_.vocabulary, config_.vocabulary);
       // The token sampled from position p stands at p + 1.
-      sampled[s] = plan.samplers[s]->sample(logits, static_cast<uint64_t>(tokens_[sampled_tokens_[s]].position) + 1);
+      sampled[s].token = plan.samplers[s].sampler->sample(logits, static_cast<uint64_t>(tokens_[sampled_tokens_[s]].position) + 1);
+      sampled[s].logprobs = plan.samplers[s].sampler->logprobs();
     }
   });
+  for (size_t s = 0; s < sampled.size(); s++) {
+    const auto slot = static_cast<size_t>(tokens_[sampled_tokens_[s]].slot);
+    if (last_tokens_.size() <= slot) last_tokens_.resize(slot + 1);
+    last_tokens_[slot] = sampled[s].token;
+  }
   return sampled;
 }
 

@@ -2,6 +2,7 @@
 // backend.cpp lays a step out and has what the operators share; attention, feed-forward and experts have files of their own.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -19,7 +20,11 @@ class CpuBackend final : public Backend {
   // Packs the weights, which takes a second a gigabyte. The file behind `model`, the slots and the team must outlive the backend.
   CpuBackend(const Model& model, const KvSlots& slots, Team& team, const Kernels& kernels, Precision precision, int tokens_max);
 
-  std::vector<int32_t> run(const Plan& plan) override;
+  // A plan is computed when it is finished; one ahead is for tests of those who plan ahead.
+  void begin(const Plan& plan) override { begun_.push_back(plan); }
+  std::vector<SampledToken> finish() override;
+  int steps_ahead() const override { return steps_ahead_; }
+  void plan_ahead(int steps) { steps_ahead_ = steps; }
   // What became of the weights' types, for whoever loads the model.
   std::vector<std::string> log() const { return pack_log_.lines(); }
   MatrixWork work() const;
@@ -65,7 +70,7 @@ class CpuBackend final : public Backend {
   void reserve(int tokens_max);
   void lay_out(const Plan& plan);
   void lay_out_attention(int token, int count);
-  std::vector<int32_t> sample(const Plan& plan);
+  std::vector<SampledToken> sample(const Plan& plan);
 
   void run_operator(const CpuEmbed& op);
   void run_operator(const CpuQkv& op);
@@ -108,6 +113,10 @@ class CpuBackend final : public Backend {
   const Kernels& kernels_;
   PackLog pack_log_;
   std::vector<CpuOperator> operators_;
+
+  int steps_ahead_ = 0;
+  std::deque<Plan> begun_;
+  std::vector<int32_t> last_tokens_;  // [slots], sampled last
 
   // One step's state.
   std::vector<Token> tokens_;

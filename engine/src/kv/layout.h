@@ -5,8 +5,8 @@
 //
 //     base of (slot, group) + (position / T) * page bytes + offset(layer in its group, key or value, head)
 //
-// and attention needs no block table. Inside a page: [layer][k|v][kv head], then for keys [tile of 16 tokens][dim][16], so that one
-// load brings one dimension of 16 tokens, and for values [token][dim]. In 8 bits, a tile's elements are followed by a float16 scale for
+// and attention needs no block table. Inside a page: [layer][k|v][kv head], then for values [token][dim], and for keys on a CPU
+// [tile of 16 tokens][dim][16], so that one load brings one dimension of 16 tokens; on a GPU [token][dim], as its matrix units want them. In 8 bits, a tile's elements are followed by a float16 scale for
 // each of its 16 tokens, since a token must be quantized by itself: what comes after it may not change its bits.
 #pragma once
 
@@ -18,9 +18,10 @@ namespace millrace {
 
 constexpr int tile_tokens = 16;
 
-enum class KvElement : uint8_t { float16, float32, int8 };
+// A CPU keeps the first three, a GPU bfloat16.
+enum class KvElement : uint8_t { float16, float32, int8, bfloat16 };
 
-constexpr int bytes_of(KvElement element) { return element == KvElement::int8 ? 1 : element == KvElement::float16 ? 2 : 4; }
+constexpr int bytes_of(KvElement element) { return element == KvElement::int8 ? 1 : element == KvElement::float32 ? 4 : 2; }
 
 // Of one group.
 struct KvLayout {

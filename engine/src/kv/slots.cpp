@@ -69,14 +69,14 @@ Status KvSlots::share(int slot) {
   return Status();
 }
 
-Status KvSlots::grow(int slot, int first, int count) {
+Status KvSlots::grow(int slot, int first, int count, int settled) {
   Slot& growing = at(slot);
   growing.grown = first + count;
   assert(growing.is_taken && growing.is_open);
   for (int group = 0; group < plan_.group_count(); group++) {
     Range& pages = range(slot, group);
     // What lies behind the window goes to the pool, which gives it out first: most often it comes back at once, in front.
-    drop(slot, group, pages.first, std::min(pages.end, first_page(layout(group), first, rollback_tokens)));
+    drop(slot, group, pages.first, std::min(pages.end, first_page(layout(group), settled, rollback_tokens)));
     const int written = first / layout(group).page_tokens, end = layout(group).pages_for(first + count);
     for (int page = written; page < end; page++) {
       const bool is_new = page >= pages.end;

@@ -23,7 +23,7 @@
 
 namespace millrace {
 
-// What sequences may need, with steps of at most so many positions.
+// What sequences may need, with at most so many positions in the steps that are not finished.
 PageNeed kv_page_need(const KvPlan& plan, int step_tokens_max);
 
 struct PrefixCounts {
@@ -45,8 +45,9 @@ class KvSlots {
   // Brings what was cached into the slot. Slots are opened in the order in which they were taken, before any grows or is given back.
   Status open(int slot);
   // Makes positions first to first + count - 1 of a taken slot writable, and those that they see readable. Within the promise it fails
-  // only where the system does.
-  Status grow(int slot, int first, int count);
+  // only where the system does. Steps that are not finished may still read what positions from `settled` on see.
+  Status grow(int slot, int first, int count, int settled);
+  Status grow(int slot, int first, int count) { return grow(slot, first, count, first); }
   // A step has computed these tokens, which follow those that the slot holds.
   void computed(int slot, std::span<const int32_t> tokens);
   // The sequence has ended or left. What was computed stays while nobody wants the room.

@@ -17,7 +17,7 @@ int32_t likeliest(std::span<const float> logits) {
 
 }  // namespace
 
-Sampler::Sampler(const SamplingOptions& options, std::span<const int32_t> prompt) : options_(options) {
+Sampler::Sampler(const SamplingOptions& options, std::span<const int32_t> prompt) : options_(options), prompt_tokens_(static_cast<int>(prompt.size())) {
   if (options_.repetition_penalty != 1)
     for (const int32_t token : prompt) seen_[token].anywhere = true;
 }
@@ -40,8 +40,7 @@ int32_t Sampler::sample(std::span<float> logits, uint64_t position) {
 int32_t Sampler::draw(std::span<float> logits, uint64_t position) {
   for (const TokenBias& each : options_.bias) logits[each.token] += each.bias;
   penalize(logits);
-  if (accepted_ < tokens_min_)
-    for (const int32_t token : barred_) logits[token] = -std::numeric_limits<float>::infinity();
+  for (const int32_t token : barred()) logits[token] = -std::numeric_limits<float>::infinity();
   if (mask_ != nullptr) {
     mask_->wait();
     for (size_t token = 0; token < logits.size(); token++)
@@ -62,7 +61,7 @@ int32_t Sampler::draw(std::span<float> logits, uint64_t position) {
 }
 
 void Sampler::penalize(std::span<float> logits) const {
-  if (options_.repetition_penalty == 1 && options_.presence_penalty == 0 && options_.frequency_penalty == 0) return;
+  if (!options_.has_penalties()) return;
   for (const auto& [token, seen] : seen_) {
     float& logit = logits[token];
     if (seen.anywhere) logit = logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "engine.h"
@@ -27,6 +28,13 @@ class Sampler {
   // Of the token last sampled, itself first; empty where the options ask for none.
   const std::vector<TokenLogprob>& logprobs() const { return logprobs_; }
 
+  // For a backend that samples elsewhere.
+  const SamplingOptions& options() const { return options_; }
+  int prompt_tokens() const { return prompt_tokens_; }
+  // With so many tokens sampled that are yet to be accepted.
+  std::span<const int32_t> barred(int pending = 0) const { return accepted_ + pending < tokens_min_ ? barred_ : std::span<const int32_t>(); }
+  const TokenMask* mask() const { return mask_; }
+
  private:
   struct Candidate {
     int32_t token;
@@ -47,7 +55,7 @@ class Sampler {
   std::vector<Candidate> candidates_;
   std::span<const int32_t> barred_;
   const TokenMask* mask_ = nullptr;
-  int tokens_min_ = 0, accepted_ = 0;
+  int prompt_tokens_ = 0, tokens_min_ = 0, accepted_ = 0;
   std::vector<float> raw_;  // the logits as they came, where log-probabilities are asked for
   std::vector<TokenLogprob> logprobs_;
 };

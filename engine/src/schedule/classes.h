@@ -17,6 +17,7 @@ struct Submission {
   ServiceClass service = ServiceClass::chat;
   uint32_t tenant = 0;
   double weight = 1;  // the tenant's share inside its class
+  bool waits = false;  // a token may be chosen only once the one before it is known
 };
 
 }  // namespace millrace

@@ -46,7 +46,20 @@ std::vector<Row> Schedule::compose(int64_t now_us) {
   }
   add_prefill(step, step_us);
   step_ends_us_ = now_us + static_cast<int64_t>(step.rows.empty() ? 0 : time_.mean_us(step.load));
+  for (const Row& row : step.rows) begin(row);
   return std::move(step.rows);
+}
+
+void Schedule::begin(const Row& row) {
+  const int index = by_request_.at(row.request);
+  Sequence& sequence = sequences_[index];
+  sequence.computed += row.count;
+  sequence.known += row.samples;
+  sequence.pending += row.samples;
+  sequence.steps++;
+  if (row.samples == 0 || sequence.is_decoding) return;
+  prefilling_.erase(turn_of(index));
+  sequence.is_decoding = sequence.is_caught_up = true;
 }
 
 void Schedule::gather_decodes(Step& step) {
@@ -54,6 +67,7 @@ void Schedule::gather_decodes(Step& step) {
   for (const int index : running_) {
     const Sequence& sequence = sequences_[index];
     if (!sequence.is_decoding || sequence.is_held) continue;
+    if (sequence.sampled + sequence.pending == sequence.asked.tokens_max || (sequence.pending > 0 && sequence.asked.waits)) continue;
     const int64_t slack_us = sequence.due_us - step.now_us;
     const auto itl_us = static_cast<double>(sequence.asked.deadlines.itl_us), slack = static_cast<double>(slack_us);
     step.decodes.push_back({index, slack_us});
@@ -145,7 +159,7 @@ void Schedule::add_prefill(Step& step, double step_us) {
       if (count == left && !is_free) step_us = std::min(step_us, std::max(used_us, static_cast<double>(due_us - step.now_us) - step.guard_us));
     }
     if (count < 1) break;
-    step.rows.push_back({sequence.asked.request, sequence.slot, sequence.computed, count, count == left ? 1 : 0});
+    step.rows.push_back({sequence.asked.request, sequence.slot, sequence.computed, count, count == left ? 1 : 0, true});
     step.load.add(sequence.computed, count, count == left ? 1 : 0);
     room -= count;
   }

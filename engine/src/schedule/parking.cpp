@@ -45,7 +45,8 @@ bool Schedule::make_room(int pages, int64_t now_us) {
     int longest = -1;
     for (const int index : running_) {
       const Sequence& each = sequences_[index];
-      const bool is_settled = each.is_held && each.started_us < now_us;  // what was started in this step is not open yet
+      // What was started in this step is not open yet, and what is under way still belongs to its slot.
+      const bool is_settled = each.is_held && each.started_us < now_us && each.steps == 0;
       if (is_settled && (longest < 0 || each.held_since_us < sequences_[longest].held_since_us)) longest = index;
     }
     if (longest < 0 || !leave_slot_) return false;

@@ -11,6 +11,7 @@ struct Row {
   int first = 0;
   int count = 0;
   int samples = 0;
+  bool is_prompt = false;  // of what the sequence knew when it got its slot
 };
 
 }  // namespace millrace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <utility>
 
 namespace millrace {
 namespace {
@@ -313,7 +314,7 @@ void Schedule::measured(std::span<const Row> rows, int64_t begun_us, int64_t end
   StepLoad load, prefill;
   for (const Row& row : rows) {
     load.add(row.first, row.count, row.samples);
-    if (!sequences_[by_request_.at(row.request)].is_decoding) prefill.add(row.first, row.count, row.samples);
+    if (row.is_prompt) prefill.add(row.first, row.count, row.samples);
   }
   const auto took_us = static_cast<double>(ended_us - begun_us);
   const double expected_us = time_.is_fitted() ? time_.mean_us(load) : took_us;
@@ -322,16 +323,13 @@ void Schedule::measured(std::span<const Row> rows, int64_t begun_us, int64_t end
 }
 
 void Schedule::settle(const Row& row, int sampled, int64_t now_us) {
-  const int index = by_request_.at(row.request);
-  Sequence& sequence = sequences_[index];
-  sequence.computed += row.count;
-  sequence.known += sampled;
+  Sequence& sequence = sequences_[by_request_.at(row.request)];
+  sequence.steps--;
   if (sampled == 0) return;
   const Deadlines& asked = sequence.asked.deadlines;
   const bool is_first = sequence.sampled == 0;
-  const bool is_caught_up = !sequence.is_decoding;
-  if (is_caught_up) prefilling_.erase(turn_of(index));
-  sequence.is_decoding = true;
+  const bool is_caught_up = std::exchange(sequence.is_caught_up, false);
+  sequence.pending -= sampled;
   if (is_first && sequence.is_promised && sequence.renewals == 0) margins_[static_cast<size_t>(sequence.asked.service)].observe(now_us > sequence.due_us);
   sequence.sampled += sampled;
   if (now_us > (is_first ? sequence.submitted_us + asked.ttft_us : sequence.due_us)) {

@@ -1,6 +1,9 @@
 // Who runs next, and what may be promised. Pure: no clock, no thread, no I/O; times come as arguments (microseconds of one monotonic clock)
 // and a step-time model learns from steps measured by the caller, so that a test can play any history through it.
 //
+// Steps may be planned ahead: what is planned counts as computed, and its tokens as known, though who they are is not; settle says so, in
+// the order of the plans.
+//
 // A request goes: submitted, answered at once (admission.h), waiting with or without a promise, in a slot with its prompt computed slice by
 // slice, decoding, removed. One that has a slot holds pages for its whole length, so it can never run out half-way.
 #pragma once
@@ -39,15 +42,18 @@ struct ScheduleLimits {
 struct Sequence {
   Submission asked;
   int slot = -1;             // -1: it waits
-  int known = 0;             // tokens whose ids are known: the prompt's and the sampled ones
-  int computed = 0;          // of these, positions whose keys and values are in memory
+  int known = 0;             // the prompt's tokens and the sampled ones, those under way included
+  int computed = 0;          // of these, positions whose keys and values are in memory, or will be after the steps planned
   int cached = 0;            // of these, in memory when it got its slot
-  int sampled = 0;
+  int sampled = 0;           // of these, settled
+  int pending = 0;           // planned to be sampled, and not settled
+  int steps = 0;             // planned with a row of it, and not settled
   int pages = 0;
   int place = -1;            // in the list of those that have a slot
   bool is_queued = false;    // in the fair queue
   bool is_promised = false;  // its next token is owed by due_us; otherwise that is an aim
-  bool is_decoding = false;  // what it knew when it got its slot is computed
+  bool is_decoding = false;  // what it knew when it got its slot is computed, or planned to be
+  bool is_caught_up = false; // by a step that is not settled
   bool is_held = false;      // its reader has no room
   bool is_parked = false;    // held, and its slot was given to others
   int renewals = 0;          // of the deadline of its first token
@@ -77,7 +83,7 @@ class Schedule {
   std::vector<Row> plan(int64_t now_us, std::vector<uint32_t>& started);
   // What the planned rows took; mapping their pages took `mapping_us` more.
   void measured(std::span<const Row> rows, int64_t begun_us, int64_t ended_us, int64_t mapping_us);
-  // A planned row was computed; `sampled` new tokens are known.
+  // A planned row was computed; `sampled` new tokens are known. Not for rows of requests that were removed meanwhile.
   void settle(const Row& row, int sampled, int64_t now_us);
 
   // Those without a slot, in the order in which they would get one if nobody came.
@@ -125,6 +131,7 @@ class Schedule {
   double prefill_pressure(const Step& step) const;
   double time_for_step(Step& step);
   void add_prefill(Step& step, double step_us);
+  void begin(const Row& row);
 
   ScheduleLimits limits_;
   TakeSlot take_slot_;

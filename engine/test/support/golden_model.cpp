@@ -77,8 +77,15 @@ std::pair<std::unique_ptr<ModelFile>, Model> open_golden(const GoldenModel& gold
   return {std::move(held), model.take()};
 }
 
-GoldenRun::GoldenRun(const GoldenModel& golden, const Kernels& kernels, const Edit& edit, Precision precision)
-    : golden_(golden), kernels_(kernels), precision_(precision) {
+// In small pages, so that a fixture has several.
+GoldenMachine golden_cpu(const Kernels& kernels, Precision precision) {
+  return {precision == Precision::float32 ? KvElement::float32 : KvElement::float16, 4096, reserve_kv_memory,
+          [&kernels, precision](const Model& model, const KvSlots& slots, Team& team, int, int, int tokens_max) {
+            return std::make_unique<CpuBackend>(model, slots, team, kernels, precision, tokens_max);
+          }};
+}
+
+GoldenRun::GoldenRun(const GoldenModel& golden, GoldenMachine machine, const Edit& edit) : golden_(golden), machine_(std::move(machine)) {
   std::tie(file_, model_) = open_golden(golden);
   if (edit) edit(model_);
 }
@@ -107,13 +114,13 @@ void GoldenRun::evaluate(const std::vector<size_t>& prompts, const Count& count,
   Model model = model_;
   choose_frequencies(model, context);
   const ModelConfig& config = model.config;
-  const KvPlan kv = plan_pages(windows_of(model, context), config.kv_heads, config.head_dim, precision_ == Precision::float32 ? KvElement::float32 : KvElement::float16, 4096);
+  const KvPlan kv = plan_pages(windows_of(model, context), config.kv_heads, config.head_dim, machine_.element, machine_.granule_bytes);
   const int pages = kv_page_need(kv, step_tokens_max).of(context);
-  auto memory = reserve_kv_memory(slots_count * kv.group_count(), kv.pages_a_range(context), kv.page_bytes(), pages * slots_count);
+  auto memory = machine_.reserve(slots_count * kv.group_count(), kv.pages_a_range(context), kv.page_bytes(), pages * slots_count);
   REQUIRE(memory.ok(), memory.message());
   KvSlots slots(memory.take(), kv, slots_count);
   Team team(2);
-  CpuBackend backend(model, slots, team, kernels_, precision_, step_tokens_max);
+  const std::unique_ptr<Backend> backend = machine_.make(model, slots, team, slots_count, context, step_tokens_max);
 
   struct Progress {
     size_t prompt;
@@ -135,7 +142,7 @@ void GoldenRun::evaluate(const std::vector<size_t>& prompts, const Count& count,
     }
     std::vector<float> out(plan.tokens.size() * static_cast<size_t>(config.vocabulary));
     plan.logits = out.data();
-    backend.run(plan);
+    backend->run(plan);
     const float* from = out.data();
     for (size_t i = 0; i < running.size(); i++) {
       const size_t size = static_cast<size_t>(plan.rows[i].count) * static_cast<size_t>(config.vocabulary);

@@ -35,14 +35,25 @@ GoldenModel read_golden(const std::string& name);
 // A fixture's file, and its model, which points into the file.
 std::pair<std::unique_ptr<ModelFile>, Model> open_golden(const GoldenModel& golden);
 
-// A fixture's model on the CPU, in small pages, its operators edited before they are packed.
+// What a fixture runs on: how its pages are kept, and who computes.
+struct GoldenMachine {
+  KvElement element;
+  int64_t granule_bytes;
+  std::function<Result<std::unique_ptr<KvMemory>>(int ranges, int pages_a_range, int64_t page_bytes, int pages_max)> reserve;
+  std::function<std::unique_ptr<Backend>(const Model&, const KvSlots&, Team&, int slots, int context_tokens, int step_tokens_max)> make;
+};
+GoldenMachine golden_cpu(const Kernels& kernels, Precision precision = Precision::float32);
+
+// A fixture's model on some machine, its operators edited before they are packed.
 class GoldenRun {
  public:
   using Edit = std::function<void(Model&)>;
   // How many of a prompt's tokens its next row takes, at most.
   using Count = std::function<int(int step, size_t prompt)>;
 
-  GoldenRun(const GoldenModel& golden, const Kernels& kernels, const Edit& edit = {}, Precision precision = Precision::float32);
+  GoldenRun(const GoldenModel& golden, GoldenMachine machine, const Edit& edit = {});
+  GoldenRun(const GoldenModel& golden, const Kernels& kernels, const Edit& edit = {}, Precision precision = Precision::float32)
+      : GoldenRun(golden, golden_cpu(kernels, precision), edit) {}
 
   // Logits of all prompts, [prompt][tokens * vocabulary]: one after another, or all that share a context in each step.
   std::vector<std::vector<float>> evaluate(bool together, const Count& count);
@@ -52,8 +63,7 @@ class GoldenRun {
   void evaluate(const std::vector<size_t>& prompts, const Count& count, std::vector<std::vector<float>>& logits);
 
   const GoldenModel& golden_;
-  const Kernels& kernels_;
-  const Precision precision_;
+  const GoldenMachine machine_;
   std::unique_ptr<ModelFile> file_;
   Model model_;
 };

@@ -1,6 +1,7 @@
 #include "recorder.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "test.h"
 #include "utf8.h"
@@ -85,7 +86,13 @@ void Recorder::hear(std::span<const Event> events) {
   heard_.notify_all();
 }
 
-std::unique_ptr<Engine> load(const EngineOptions& options, Recorder& recorder) {
+std::unique_ptr<Engine> load(EngineOptions options, Recorder& recorder) {
+  if (options.kernels == KernelSet::automatic) {
+    const char* asked = std::getenv("MILLRACE_TEST_KERNELS");
+    options.kernels = asked != nullptr && std::string_view(asked) == "hopper" ? KernelSet::hopper : KernelSet::cpu;
+    options.deterministic = true;
+  }
+  options.plans_ahead |= std::getenv("MILLRACE_TEST_AHEAD") != nullptr;
   auto engine = Engine::load(options, recorder.listener());
   REQUIRE(engine.ok(), engine.message());
   return engine.take();

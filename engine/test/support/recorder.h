@@ -51,7 +51,8 @@ class Recorder {
   std::map<uint32_t, Told> told_;
 };
 
-// Loads a model or ends the test with the engine's sentence.
-std::unique_ptr<Engine> load(const EngineOptions& options, Recorder& recorder);
+// Loads a model or ends the test with the engine's sentence. With MILLRACE_TEST_KERNELS=hopper a test that leaves the choice runs on a GPU, deterministically,
+// so that what holds of the engine on a CPU is held against it there too; otherwise on a CPU, whatever the machine has.
+std::unique_ptr<Engine> load(EngineOptions options, Recorder& recorder);
 
 }  // namespace millrace::test
