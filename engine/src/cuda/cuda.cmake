@@ -1,5 +1,11 @@
 # The backend for Hopper GPUs, or a word that it was not built. cudart is linked statically and looks for the driver when it is first
 # called; cuBLASLt is opened at run time where it is installed.
+# By hand: CMake before 3.26 does not know that nvcc 13 has C++20.
+function(cuda_options target)
+  set_target_properties(${target} PROPERTIES CUDA_STANDARD_REQUIRED OFF)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)
+endfunction()
+
 if(MILLRACE_CUDA)
   set(CMAKE_CUDA_ARCHITECTURES 90a)
   enable_language(CUDA)
@@ -8,9 +14,7 @@ if(MILLRACE_CUDA)
   list(FILTER cuda_sources EXCLUDE REGEX "none[.]cpp$")
   add_library(millrace_cuda OBJECT ${cuda_sources} src/kv/memory_cuda.cpp)
   target_include_directories(millrace_cuda PRIVATE include src)
-  # By hand: CMake before 3.26 does not know that nvcc 13 has C++20.
-  set_target_properties(millrace_cuda PROPERTIES CUDA_STANDARD_REQUIRED OFF)
-  target_compile_options(millrace_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)
+  cuda_options(millrace_cuda)
   target_link_libraries(millrace_cuda PRIVATE CUDA::cudart_static)
   target_sources(millrace_core PRIVATE $<TARGET_OBJECTS:millrace_cuda>)
   target_link_libraries(millrace_core PUBLIC CUDA::cudart_static ${CMAKE_DL_LIBS})

@@ -1,0 +1,266 @@
+#include "backend.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "../base/text.h"
+#include "../constrain/grammar.h"
+
+namespace millrace {
+namespace {
+
+// Steps of so many tokens have a graph; what a graph is captured for is rounded up to one of these.
+constexpr int graph_tokens[] = {1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024};
+// Attention's partial results of a whole step take no more than this, by chunks long enough.
+constexpr int64_t partial_bytes_max = int64_t{1} << 30;
+constexpr int chunk_tokens_min = 128, chunk_tokens_max = 1024;
+constexpr int step_multiple = 64;
+
+int rounded_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+CudaBackend::CudaBackend(const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits, std::vector<std::string>& log)
+    : config_(model.config), slots_(slots), limits_(limits) {
+  check(cudaGetDevice(&device_), "choosing a device");
+  check(cudaStreamCreate(&stream_), "creating a stream");
+  for (Flight& each : flights_) check(cudaEventCreateWithFlags(&each.arrived, cudaEventDisableTiming), "creating an event");
+  weights_ = std::make_unique<CudaWeights>(config_, team, limits_.as_fp8);
+  for (const Operator& op : model.operators) operators_.push_back(weights_->place(op));
+  if (model.ropes.size() > ropes_max) throw CudaError(text("models of ", model.ropes.size(), " RoPEs are not run on a GPU, only of up to ", ropes_max));
+  const int tokens = rounded_up(limits_.tokens_max, step_multiple);
+  for (const Rope& rope : model.ropes) {
+    const int pairs = rope.dims() / 2;
+    turns_.emplace_back(static_cast<size_t>(tokens) * static_cast<size_t>(pairs));
+    ropes_.push_back({weights_->vector(rope.frequencies), turns_.back().get(), pairs, rope.attention_factor, rope.style == Rope::Style::halves});
+  }
+  weights_->finish();
+  work_ = weights_->work();
+  blas_ = BlasLt::open();
+  reserve();
+  log.push_back(text("weights: ", weights_->bytes() >> 20, limits_.as_fp8 ? " MiB on the GPU, in E4M3 with a scale for each row (embedding and LM head in bfloat16); " : " MiB in bfloat16 on the GPU; matrices of over ", stream_tokens_max, " tokens by ",
+                     blas_ != nullptr ? "cuBLASLt" : "our own kernel in turns of 64, since libcublasLt.so.13 is not to be had"));
+}
+
+CudaBackend::~CudaBackend() {
+  (void)cudaStreamSynchronize(stream_);
+  for (auto& [tokens, graph] : graphs_)
+    for (const cudaGraphExec_t each : {graph.forward, graph.sampling})
+      if (each != nullptr) cudaGraphExecDestroy(each);
+  for (Flight& each : flights_) cudaEventDestroy(each.arrived);
+  cudaStreamDestroy(stream_);
+}
+
+// Room for the widest that any operator yields or reads.
+void CudaBackend::reserve() {
+  const int tokens = rounded_up(limits_.tokens_max, step_multiple), attention = config_.heads * config_.head_dim, hidden = config_.hidden;
+  const auto t = static_cast<size_t>(tokens), s = static_cast<size_t>(rounded_up(limits_.samples_max, step_multiple));
+  size_t ffn = 0, wide_bytes = 0;
+  for (const CudaOperator& op : operators_) {
+    if (const auto* gate_up = std::get_if<CudaGateUp>(&op)) {
+      const auto rows = static_cast<size_t>(gate_up->linear.weight.rows);
+      ffn = std::max(ffn, static_cast<size_t>(padded_columns(gate_up->ffn)));
+      wide_bytes = std::max({wide_bytes, t * rows * 2, size_t{stream_tokens_max} * rows * 4});
+    }
+    if (const auto* experts = std::get_if<CudaExperts>(&op)) reserve_experts(*experts);
+  }
+  x_ = DeviceArray<float>(t * static_cast<size_t>(hidden));
+  normed_ = DeviceArray<__nv_bfloat16>(t * static_cast<size_t>(padded_columns(hidden)));
+  qkv_ = DeviceArray<float>(t * static_cast<size_t>(attention + 2 * config_.kv_heads * config_.head_dim));
+  q_ = DeviceArray<__nv_bfloat16>(t * static_cast<size_t>(attention));
+  attended_ = DeviceArray<__nv_bfloat16>(t * static_cast<size_t>(padded_columns(attention)));
+  wide_ = DeviceArray<uint8_t>(wide_bytes);
+  gated_ = DeviceArray<__nv_bfloat16>(t * ffn);
+  if (limits_.as_fp8) {
+    quants_ = DeviceArray<uint8_t>(t * std::max({ffn, static_cast<size_t>(padded_columns(hidden)), static_cast<size_t>(padded_columns(attention))}));
+    quant_scales_ = DeviceArray<float>(t);
+  }
+  added_ = DeviceArray<float>(t * static_cast<size_t>(hidden));
+  logits_ = DeviceArray<float>(s * static_cast<size_t>(config_.vocabulary));
+  adjusted_ = DeviceArray<float>(s * static_cast<size_t>(config_.vocabulary));
+  const size_t mask_words = (static_cast<size_t>(config_.vocabulary) + 31) / 32;
+  masks_ = DeviceArray<uint32_t>(s * mask_words);
+  for (Flight& each : flights_) each.masks = PinnedArray<uint32_t>(s * mask_words);
+  history_ = DeviceArray<int32_t>(static_cast<size_t>(limits_.slots) * static_cast<size_t>(limits_.context_tokens));
+  last_tokens_ = DeviceArray<int32_t>(static_cast<size_t>(limits_.slots));
+  sample_scratch_ = DeviceArray<uint8_t>(sample_scratch_bytes(static_cast<int>(s), config_.vocabulary));
+  results_ = DeviceArray<SampleResult>(s);
+  for (Flight& each : flights_) each.results = PinnedArray<SampleResult>(s);
+
+  StepShape shape{.chunk_tokens = chunk_tokens_min};
+  if (!limits_.is_deterministic) shape.tile_tokens = attend_tile_tokens({config_.heads, config_.kv_heads, config_.head_dim});
+  const int64_t partial_bytes = int64_t{config_.heads} * (2 + config_.head_dim) * 4;
+  const int64_t single_tokens = limits_.is_deterministic ? tokens : limits_.samples_max;
+  const auto pieces_of = [&](int chunk) { return single_tokens * ((limits_.context_tokens + chunk - 1) / chunk); };
+  while (shape.chunk_tokens < chunk_tokens_max && pieces_of(shape.chunk_tokens) * partial_bytes > partial_bytes_max) shape.chunk_tokens *= 2;
+  const auto pieces = static_cast<int>(pieces_of(shape.chunk_tokens));
+  partials_ = DeviceArray<float>(static_cast<size_t>(pieces * partial_bytes / 4));
+  arrived_ = DeviceArray<int>(t * static_cast<size_t>(config_.kv_heads));
+  step_ = std::make_unique<StepBuffer>(StepRoom{tokens, pieces, tokens, std::max(tokens, static_cast<int>(s))}, shape, flights_max);
+}
+
+void CudaBackend::reserve_experts(const CudaExperts& op) {
+  const auto t = static_cast<size_t>(rounded_up(limits_.tokens_max, step_multiple)), entries = t * static_cast<size_t>(op.used);
+  scores_ = DeviceArray<float>(t * static_cast<size_t>(op.experts));
+  expert_weights_ = DeviceArray<float>(entries);
+  expert_wide_ = DeviceArray<float>(entries * static_cast<size_t>(op.ffn) * (op.is_gated ? 2 : 1));
+  expert_added_ = DeviceArray<float>(entries * static_cast<size_t>(config_.hidden));
+  expert_gated_ = DeviceArray<__nv_bfloat16>(entries * static_cast<size_t>(padded_columns(op.ffn)));
+  for (auto* each : {&chosen_, &entries_, &entry_tokens_}) *each = DeviceArray<int32_t>(entries);
+  first_entries_ = DeviceArray<int32_t>(static_cast<size_t>(op.experts) + 1);
+}
+
+void CudaBackend::begin(const Plan& plan) {
+  check(cudaSetDevice(device_), "choosing a device");  // the thread may be another one than that which loaded
+  upload_history(plan);
+  const StepRoom needed = step_->room_for(plan);
+  const bool decodes = needed.tiles == 0 && needed.tokens == static_cast<int>(plan.rows.size()) && plan.logits == nullptr && needed.tokens <= std::end(graph_tokens)[-1];
+  if (decodes)
+    run_graph(plan, needed);
+  else
+    run_eagerly(plan, needed);
+  Flight& flight = flights_[begun_ % flights_max];
+  flight.logprobs.clear();
+  for (const auto& [sampler, pending] : plan.samplers) flight.logprobs.push_back(std::min(sampler->options().logprobs, config_.vocabulary));
+  if (!plan.samplers.empty())
+    check(cudaMemcpyAsync(flight.results.get(), results_.get(), plan.samplers.size() * sizeof(SampleResult), cudaMemcpyDeviceToHost, stream_), "reading a step's results");
+  check(cudaEventRecord(flight.arrived, stream_), "computing a step");
+  begun_++;
+}
+
+std::vector<SampledToken> CudaBackend::finish() {
+  const Flight& flight = flights_[finished_++ % flights_max];
+  await(flight.arrived);
+  std::vector<SampledToken> sampled(flight.logprobs.size());
+  for (size_t s = 0; s < sampled.size(); s++) {
+    const SampleResult& result = flight.results[s];
+    sampled[s].token = result.token;
+    if (flight.logprobs[s] < 0) continue;
+    sampled[s].logprobs.push_back({result.token, result.logprobs[0]});
+    for (int i = 0; i < flight.logprobs[s]; i++) sampled[s].logprobs.push_back({result.ids[i], result.logprobs[1 + i]});
+  }
+  return sampled;
+}
+
+// Spins: a thread that sleeps wakes up tens of microseconds late.
+void CudaBackend::await(cudaEvent_t event) {
+  cudaError_t result = cudaErrorNotReady;
+  while (result == cudaErrorNotReady) result = cudaEventQuery(event);
+  check(result, "computing a step");
+}
+
+// What a slot's penalties count, where it was not this slot that computed it.
+void CudaBackend::upload_history(const Plan& plan) {
+  for (const Plan::Begun& begun : plan.begun)
+    check(cudaMemcpyAsync(history_.get() + int64_t{begun.slot} * limits_.context_tokens, begun.tokens.data(), begun.tokens.size() * sizeof(int32_t), cudaMemcpyHostToDevice, stream_),
+          "copying a sequence's tokens");
+}
+
+void CudaBackend::run_eagerly(const Plan& plan, const StepRoom& needed) {
+  StepRoom room = needed;
+  room.tokens = rounded_up(needed.tokens, needed.tokens > stream_tokens_max ? step_multiple : 8);
+  step_->write(plan, room, stream_);
+  StepView step = step_->view(room);
+  forward(step);
+  if (plan.logits != nullptr) return read_logits(plan, room);
+  if (room.samples == 0) return;
+  run_operator(step, std::get<CudaLogits>(operators_.back()));
+  upload_masks(plan);
+  sample_tokens(step);
+}
+
+void CudaBackend::run_graph(const Plan& plan, const StepRoom& needed) {
+  StepRoom room;
+  room.tokens = room.samples = *std::lower_bound(std::begin(graph_tokens), std::end(graph_tokens), needed.tokens);
+  const int chunk = step_->view(room).chunk_tokens;
+  room.pieces = std::min(room.tokens * ((limits_.context_tokens + chunk - 1) / chunk), step_->most().pieces);
+  Graph& graph = graph_of(room);
+  step_->write(plan, room, stream_);
+  check(cudaGraphLaunch(graph.forward, stream_), "launching a step");
+  upload_masks(plan);
+  if (!plan.samplers.empty()) check(cudaGraphLaunch(graph.sampling, stream_), "launching a step's sampling");
+}
+
+CudaBackend::Graph& CudaBackend::graph_of(const StepRoom& room) {
+  Graph& graph = graphs_[room.tokens];
+  if (graph.forward != nullptr) return graph;
+  const StepView step = step_->view(room);
+  graph.forward = capture([&] {
+    forward(step);
+    run_operator(step, std::get<CudaLogits>(operators_.back()));
+  });
+  graph.sampling = capture([&] { sample_tokens(step); });
+  return graph;
+}
+
+template <typename Work>
+cudaGraphExec_t CudaBackend::capture(const Work& work) {
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a step");
+  try {
+    work();
+  } catch (...) {
+    (void)cudaStreamEndCapture(stream_, &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  check(cudaStreamEndCapture(stream_, &graph), "capturing a step");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t result = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check(result, "making a step's graph");
+  return executable;
+}
+
+// Awaits the masks, which are computed while the forward runs.
+void CudaBackend::upload_masks(const Plan& plan) {
+  size_t count = 0;
+  const PinnedArray<uint32_t>& masks = flights_[begun_ % flights_max].masks;
+  const size_t words = (static_cast<size_t>(config_.vocabulary) + 31) / 32;
+  for (const auto& [sampler, pending] : plan.samplers) {
+    if (sampler->mask() == nullptr) continue;
+    sampler->mask()->wait();
+    std::memcpy(masks.get() + count++ * words, sampler->mask()->bits(), words * sizeof(uint32_t));
+  }
+  if (count > 0)
+    check(cudaMemcpyAsync(masks_.get(), masks.get(), count * words * sizeof(uint32_t), cudaMemcpyHostToDevice, stream_), "copying masks");
+}
+
+// Logits of however many positions, as many at a time as there is room for.
+void CudaBackend::read_logits(const Plan& plan, const StepRoom& room) {
+  const std::vector<StepSample> all = step_->samples();
+  const auto most = static_cast<size_t>(limits_.samples_max);
+  for (size_t first = 0; first < all.size(); first += most) {
+    const size_t count = std::min(most, all.size() - first);
+    step_->write_samples({all.begin() + static_cast<std::ptrdiff_t>(first), all.begin() + static_cast<std::ptrdiff_t>(first + count)}, room, stream_);
+    StepView step = step_->view(room);
+    step.samples_max = static_cast<int>(count);
+    run_operator(step, std::get<CudaLogits>(operators_.back()));
+    const auto vocabulary = static_cast<size_t>(config_.vocabulary);
+    check(cudaMemcpyAsync(plan.logits + first * vocabulary, logits_.get(), count * vocabulary * sizeof(float), cudaMemcpyDeviceToHost, stream_), "reading logits");
+    check(cudaStreamSynchronize(stream_), "computing logits");
+  }
+}
+
+uint64_t cuda_backend_bytes(const Model& model, const CudaLimits& limits) {
+  // Weights in bfloat16, and about as much as reserve() takes of the rest; what is left over goes unused.
+  const ModelConfig& config = model.config;
+  const auto tokens = static_cast<uint64_t>(limits.tokens_max), samples = static_cast<uint64_t>(limits.samples_max);
+  uint64_t widest = 0, routed = 0;
+  for (const Operator& op : model.operators) {
+    if (const auto* gate_up = std::get_if<GateUp>(&op)) widest = std::max(widest, static_cast<uint64_t>(gate_up->up.weight->rows()));
+    if (const auto* experts = std::get_if<Experts>(&op)) routed = static_cast<uint64_t>(experts->used) * static_cast<uint64_t>(10 * experts->experts[0].up.weight->rows() + 4 * config.hidden);
+  }
+  const uint64_t a_token = static_cast<uint64_t>(config.hidden) * 12 + static_cast<uint64_t>((config.heads + config.kv_heads) * config.head_dim) * 12 + widest * 8 + routed;
+  return model.parameters * 2 + tokens * a_token + samples * static_cast<uint64_t>(config.vocabulary) * 20 +
+         static_cast<uint64_t>(limits.slots) * static_cast<uint64_t>(limits.context_tokens) * 4 + static_cast<uint64_t>(partial_bytes_max) + (uint64_t{1} << 30);
+}
+
+std::unique_ptr<Backend> make_cuda_backend(const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits, std::vector<std::string>& log,
+                                           MatrixWork& work) {
+  auto backend = std::make_unique<CudaBackend>(model, slots, team, limits, log);
+  work = backend->work();
+  return backend;
+}
+
+}  // namespace millrace

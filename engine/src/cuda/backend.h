@@ -1,0 +1,111 @@
+// The backend of Hopper GPUs: the model's operators as kernels, one after another in one stream, without the host in between. Steps that
+// decode are graphs, captured once for each size, the forward pass and sampling apart: a row whose answer must be of a format has its mask
+// computed on the host while the forward runs.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "blaslt.h"
+#include "cuda.h"
+#include "operators.h"
+#include "step_buffer.h"
+
+namespace millrace {
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits, std::vector<std::string>& log);
+  ~CudaBackend() override;
+
+  void begin(const Plan& plan) override;
+  std::vector<SampledToken> finish() override;
+  int steps_ahead() const override { return 1; }
+  const MatrixWork& work() const { return work_; }
+
+ private:
+  struct Graph {
+    cudaGraphExec_t forward = nullptr, sampling = nullptr;
+  };
+  // A step on its way: where its results arrive, and how many log-probabilities each sample tells, -1 for none.
+  struct Flight {
+    PinnedArray<SampleResult> results;  // [S]
+    PinnedArray<uint32_t> masks;        // [S][mask words]
+    cudaEvent_t arrived = nullptr;
+    std::vector<int> logprobs;          // [samples]
+  };
+  static constexpr int flights_max = 2;
+
+  void reserve();
+  void reserve_experts(const CudaExperts& op);
+  void upload_history(const Plan& plan);
+  void run_eagerly(const Plan& plan, const StepRoom& needed);
+  void run_graph(const Plan& plan, const StepRoom& needed);
+  Graph& graph_of(const StepRoom& room);
+  template <typename Work>
+  cudaGraphExec_t capture(const Work& work);
+  void upload_masks(const Plan& plan);
+  void read_logits(const Plan& plan, const StepRoom& room);
+  void await(cudaEvent_t event);
+
+  void forward(const StepView& step);
+  void run_operator(const StepView& step, const CudaEmbed& op);
+  void run_operator(const StepView& step, const CudaQkv& op);
+  void run_operator(const StepView& step, const CudaAttend& op);
+  void run_operator(const StepView& step, const CudaProject& op);
+  void run_operator(const StepView& step, const CudaGateUp& op);
+  void run_operator(const StepView& step, const CudaDown& op);
+  void run_operator(const StepView& step, const CudaExperts& op);
+  void run_operator(const StepView& step, const CudaLogits& op);
+  void sample_tokens(const StepView& step);
+
+  // y = w . x + bias for all of the step's tokens.
+  void multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds);
+  void add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const __nv_bfloat16* x);
+  BlasLt::Input input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens);
+  bool streams(int tokens) const { return tokens <= stream_tokens_max || blas_ == nullptr || limits_.is_deterministic; }
+  KvView kv_of(int layer) const;
+
+  const ModelConfig config_;
+  const KvSlots& slots_;
+  const CudaLimits limits_;
+  int device_ = 0;
+  cudaStream_t stream_ = nullptr;
+  Flight flights_[flights_max];
+  uint64_t begun_ = 0, finished_ = 0;        // steps
+  std::unique_ptr<CudaWeights> weights_;
+  std::vector<CudaOperator> operators_;
+  std::unique_ptr<BlasLt> blas_;
+  MatrixWork work_;
+  std::unique_ptr<StepBuffer> step_;
+  std::map<int, Graph> graphs_;  // by their tokens
+
+  // One step's values. T is limits_.tokens_max and some, S limits_.samples_max.
+  std::vector<DeviceRope> ropes_;
+  std::vector<DeviceArray<float2>> turns_;   // [T][pairs], one a RoPE
+  DeviceArray<float> x_;                     // [T][hidden]
+  DeviceArray<__nv_bfloat16> normed_;        // [T][hidden, padded]
+  DeviceArray<float> qkv_;                   // [T][(heads + 2 kv_heads) * head_dim]
+  DeviceArray<__nv_bfloat16> q_;             // [T][heads * head_dim]
+  DeviceArray<__nv_bfloat16> attended_;      // [T][heads * head_dim, padded]
+  DeviceArray<uint8_t> wide_;                // [T][2 * ffn] of bfloat16, or [64][2 * ffn] of float32
+  DeviceArray<__nv_bfloat16> gated_;         // [T][ffn, padded]
+  DeviceArray<uint8_t> quants_;              // [T][widest, padded], of what matrices of E4M3 read
+  DeviceArray<float> quant_scales_;          // [T]
+  DeviceArray<float> added_;                 // [T][hidden]
+  DeviceArray<float> partials_;              // see AttendScratch
+  DeviceArray<int> arrived_;
+  DeviceArray<float> logits_, adjusted_;     // [S][vocabulary]
+  DeviceArray<uint32_t> masks_;              // [S][mask words]
+  DeviceArray<int32_t> history_;             // [slots][context_tokens]
+  DeviceArray<int32_t> last_tokens_;         // [slots]
+  DeviceArray<uint8_t> sample_scratch_;
+  DeviceArray<SampleResult> results_;        // [S]
+  // Of routed experts; see ExpertsTask.
+  DeviceArray<float> scores_, expert_weights_, expert_wide_, expert_added_;
+  DeviceArray<int32_t> chosen_, entries_, entry_tokens_, first_entries_;
+  DeviceArray<__nv_bfloat16> expert_gated_;
+};
+
+}  // namespace millrace

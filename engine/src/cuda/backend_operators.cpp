@@ -1,0 +1,146 @@
+// The operators as the backend launches them, into its stream or into a graph.
+#include "backend.h"
+
+namespace millrace {
+
+void CudaBackend::forward(const StepView& step) {
+  for (const CudaOperator& op : operators_)
+    if (!std::holds_alternative<CudaLogits>(op)) std::visit([&](const auto& each) { run_operator(step, each); }, op);
+}
+
+void CudaBackend::run_operator(const StepView& step, const CudaEmbed& op) {
+  EmbedTask task{.embedding = static_cast<const __nv_bfloat16*>(op.weight.values), .hidden = config_.hidden, .columns = op.weight.columns, .scale = op.scale};
+  for (const DeviceRope& rope : ropes_) task.ropes.rope[task.ropes.count++] = rope;
+  task.last_tokens = last_tokens_.get();
+  task.history = history_.get();
+  task.history_stride = limits_.context_tokens;
+  task.x = x_.get();
+  embed(stream_, step, task);
+}
+
+KvView CudaBackend::kv_of(int layer) const {
+  const KvPlan::Place place = slots_.plan().layers[static_cast<size_t>(layer)];
+  const KvLayout& layout = slots_.plan().groups[static_cast<size_t>(place.group)];
+  KvView kv;
+  kv.base = slots_.base(0, place.group);
+  kv.slot_bytes = slots_.base(1, 0) - slots_.base(0, 0);
+  kv.page_bytes = layout.page_bytes;
+  kv.key_offset = layout.offset(place.layer, false, 0);
+  kv.value_offset = layout.offset(place.layer, true, 0);
+  kv.head_bytes = layout.head_bytes();
+  kv.page_tokens = layout.page_tokens;
+  return kv;
+}
+
+void CudaBackend::run_operator(const StepView& step, const CudaQkv& op) {
+  normalize(stream_, step, Rows::tokens, op.norm, x_.get(), config_.hidden, normed_.get());
+  multiply(op.linear, normed_.get(), step.tokens_max, qkv_.get(), false);
+  HeadsTask task{.qkv = qkv_.get(), .heads = config_.heads, .kv_heads = config_.kv_heads, .head_dim = config_.head_dim, .q_norm = op.q_norm, .k_norm = op.k_norm};
+  task.rope = ropes_[static_cast<size_t>(op.rope)];
+  task.query_scale = op.query_scale;
+  task.kv = kv_of(op.layer);
+  task.q = q_.get();
+  finish_heads(stream_, step, task);
+}
+
+void CudaBackend::run_operator(const StepView& step, const CudaAttend& op) {
+  const int64_t width = int64_t{config_.heads} * config_.head_dim, stride = padded_columns(static_cast<int>(width));
+  const KvView kv = kv_of(op.layer);
+  if (step.pieces_max > 0) attend_pieces(stream_, step, op.shape, kv, q_.get(), width, {partials_.get(), arrived_.get()}, attended_.get(), stride);
+  if (step.tiles_max > 0) attend_tiles(stream_, step, op.shape, kv, q_.get(), width, attended_.get(), stride);
+}
+
+void CudaBackend::run_operator(const StepView& step, const CudaProject& op) { add_to_stream(step, op.linear, op.post_norm, attended_.get()); }
+void CudaBackend::run_operator(const StepView& step, const CudaDown& op) { add_to_stream(step, op.linear, op.post_norm, gated_.get()); }
+
+void CudaBackend::run_operator(const StepView& step, const CudaGateUp& op) {
+  normalize(stream_, step, Rows::tokens, op.norm, x_.get(), config_.hidden, normed_.get());
+  const int tokens = step.tokens_max, stride = padded_columns(op.ffn);
+  GateTask task{.wide = wide_.get(), .bias = op.linear.bias, .activation = op.activation, .is_gated = op.is_gated, .ffn = op.ffn, .out = gated_.get()};
+  if (!streams(tokens)) {
+    blas_->multiply(stream_, op.linear.weight, input_of(op.linear.weight, normed_.get(), tokens), tokens, BlasLt::Result::bf16, wide_.get(), op.linear.weight.rows, false);
+    task.is_float32 = false;
+    return gate(stream_, tokens, task);
+  }
+  task.bias = nullptr;  // the matrix's kernel adds it
+  for (int first = 0; first < tokens; first += stream_tokens_max) {
+    const int count = std::min(stream_tokens_max, tokens - first);
+    const __nv_bfloat16* x = normed_.get() + int64_t{first} * op.linear.weight.columns;
+    MatmulOutput output{.kind = op.is_gated ? MatmulOutput::Kind::gate : MatmulOutput::Kind::store, .bias = op.linear.bias, .activation = op.activation};
+    output.y = op.is_gated ? static_cast<void*>(gated_.get() + int64_t{first} * stride) : wide_.get();
+    output.stride = op.is_gated ? stride : op.linear.weight.rows;
+    matmul_stream(stream_, op.linear.weight, x, count, output);
+    if (op.is_gated) continue;
+    task.out = gated_.get() + int64_t{first} * stride;
+    gate(stream_, count, task);
+  }
+}
+
+void CudaBackend::run_operator(const StepView& step, const CudaExperts& op) {
+  normalize(stream_, step, Rows::tokens, op.norm, x_.get(), config_.hidden, normed_.get());
+  multiply(op.router, normed_.get(), step.tokens_max, scores_.get(), false);
+  ExpertsTask task{.experts = op.experts, .used = op.used, .hidden = config_.hidden, .ffn = op.ffn, .is_normalized = op.is_normalized, .is_gated = op.is_gated,
+                   .activation = op.activation};
+  task.scores = scores_.get();
+  task.wide = op.wide.weight;
+  task.wide_bias = op.wide.bias;
+  task.down = op.down.weight;
+  task.down_bias = op.down.bias;
+  task.input = normed_.get();
+  task.chosen = chosen_.get();
+  task.weights = expert_weights_.get();
+  task.entries = entries_.get();
+  task.entry_tokens = entry_tokens_.get();
+  task.first = first_entries_.get();
+  task.wide_values = expert_wide_.get();
+  task.gated = expert_gated_.get();
+  task.added = expert_added_.get();
+  run_experts(stream_, step, task, x_.get());
+}
+
+void CudaBackend::run_operator(const StepView& step, const CudaLogits& op) {
+  if (step.samples_max == 0) return;
+  normalize(stream_, step, Rows::samples, op.norm, x_.get(), config_.hidden, normed_.get());
+  const int samples = streams(step.samples_max) ? step.samples_max : (step.samples_max + 63) / 64 * 64;
+  multiply(op.linear, normed_.get(), samples, logits_.get(), false);
+  if (op.soft_cap != 0) finish_rows(stream_, samples, nullptr, op.soft_cap, logits_.get(), config_.vocabulary, config_.vocabulary);
+}
+
+void CudaBackend::sample_tokens(const StepView& step) {
+  SampleTask task{.logits = logits_.get(), .adjusted = adjusted_.get(), .vocabulary = config_.vocabulary, .history = history_.get(), .history_stride = limits_.context_tokens};
+  task.masks = masks_.get();
+  task.mask_words = (config_.vocabulary + 31) / 32;
+  task.last_tokens = last_tokens_.get();
+  task.results = results_.get();
+  task.scratch = sample_scratch_.get();
+  sample(stream_, step, task);
+}
+
+// Matrices of E4M3 are multiplied by tokens of that type where there are many of them.
+BlasLt::Input CudaBackend::input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens) {
+  if (w.type == DeviceMatrix::Type::bf16) return {x, nullptr};
+  quantize_rows(stream_, x, tokens, w.columns, quants_.get(), quant_scales_.get());
+  return {quants_.get(), quant_scales_.get()};
+}
+
+void CudaBackend::multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds) {
+  const DeviceMatrix& w = linear.weight;
+  if (!streams(tokens)) {
+    blas_->multiply(stream_, w, input_of(w, x, tokens), tokens, BlasLt::Result::f32, y, w.rows, adds);
+    if (linear.bias != nullptr) finish_rows(stream_, tokens, linear.bias, 0, y, w.rows, w.rows);
+    return;
+  }
+  for (int first = 0; first < tokens; first += stream_tokens_max) {
+    const MatmulOutput output{.kind = adds ? MatmulOutput::Kind::add : MatmulOutput::Kind::store, .y = y + int64_t{first} * w.rows, .stride = w.rows, .bias = linear.bias};
+    matmul_stream(stream_, w, x + int64_t{first} * w.columns, std::min(stream_tokens_max, tokens - first), output);
+  }
+}
+
+// x += post_norm(linear . input).
+void CudaBackend::add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const __nv_bfloat16* x) {
+  if (post_norm.weight == nullptr) return multiply(linear, x, step.tokens_max, x_.get(), true);
+  multiply(linear, x, step.tokens_max, added_.get(), false);
+  add_normed(stream_, step, post_norm, added_.get(), config_.hidden, x_.get());
+}
+
+}  // namespace millrace

@@ -1,0 +1,103 @@
+// What the CUDA backend launches, one operator or a part of one each. All run in the stream's order and return at once; pointers are to
+// device memory. No length, address or position is an argument where it changes from step to step: kernels read it from the step's work
+// list on the device (step.h), so that a captured graph serves every step of its size.
+//
+// Activations that matrices read are bfloat16, [tokens][stride], where the stride is the width rounded up to a multiple of
+// column_multiple and what lies between is zero. The residual stream, matrices' results and logits are float32.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "../model/activation.h"
+#include "step.h"
+
+namespace millrace {
+
+constexpr int column_multiple = 64;
+constexpr int padded_columns(int columns) { return (columns + column_multiple - 1) / column_multiple * column_multiple; }
+
+// A matrix in device memory: [rows][columns], rows contiguous, columns a multiple of column_multiple (those beyond the model's are zero).
+// Behind the last row at least 64 more may be read.
+struct DeviceMatrix {
+  enum class Type : uint8_t { bf16, fp8 };  // fp8: E4M3, and a scale for each row
+  Type type = Type::bf16;
+  const void* values = nullptr;
+  const float* scales = nullptr;  // [rows], of fp8 alone
+  int rows = 0;
+  int columns = 0;
+
+  int64_t row_bytes() const { return int64_t{columns} * (type == Type::fp8 ? 1 : 2); }
+};
+
+// What becomes of a matrix's result y = w . x + bias.
+struct MatmulOutput {
+  enum class Kind : uint8_t {
+    store,  // float32 y
+    add,    // float32 y is added to what lies there
+    gate,   // bfloat16: rows are ffn gate rows, then ffn up rows; activation(gate) * up is stored, [tokens][ffn]
+  };
+  Kind kind = Kind::store;
+  void* y = nullptr;            // [tokens][stride]
+  int64_t stride = 0;
+  const float* bias = nullptr;  // [rows], or none
+  Activation activation = Activation::silu;
+};
+
+// matmul_stream.cu: for few tokens. Reads the matrix once, at the memory's pace. x is [tokens][w.columns], of which up to the next
+// multiple of 8 tokens may be read; tokens is 1 to stream_tokens_max. A token's result has the same bits whatever `tokens` is.
+constexpr int stream_tokens_max = 64;
+void matmul_stream(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const MatmulOutput& output);
+
+// One layer's keys and values, of all slots. The first byte of a position's key is
+//   base + slot * slot_bytes + position / page_tokens * page_bytes + key_offset + head * head_bytes + position % page_tokens * head_dim * 2
+// and of its value likewise with value_offset. page_tokens is a multiple of 16; only pages up to the row's last position are mapped.
+struct KvView {
+  uint8_t* base = nullptr;
+  int64_t slot_bytes = 0, page_bytes = 0;
+  int64_t key_offset = 0, value_offset = 0, head_bytes = 0;
+  int page_tokens = 0;
+};
+
+struct AttendShape {
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  int window = 0;                // positions seen, the token's own included; 0: all
+  float soft_cap = 0;            // scores become soft_cap * tanh(score / soft_cap); 0: they stay
+  const float* sinks = nullptr;  // [heads], scores of a position that has no value; or none
+};
+
+// Room that attention over chunks needs.
+struct AttendScratch {
+  float* partials = nullptr;  // [pieces_max][heads][2 + head_dim]
+  int* arrived = nullptr;     // [tokens][kv_heads], zero before and after
+};
+
+// attend.cu. q is [tokens][q_stride] (heads x head_dim of each), already turned and scaled; out is [tokens][out_stride].
+// attend_pieces: the step's pieces, chunks of single tokens' contexts, merged in their order. attend_tiles: its tiles, several tokens of a row.
+// Keys and values of the step's own tokens are in memory already.
+void attend_pieces(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
+                   const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride);
+void attend_tiles(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
+                  __nv_bfloat16* out, int64_t out_stride);
+// How many tokens of a row one tile takes, at most.
+int attend_tile_tokens(const AttendShape& shape);
+
+// sample.cu: adjusts logits [samples][vocabulary] into `adjusted` (bias, penalties, barred tokens, mask), then chooses each sample's token.
+struct SampleTask {
+  const float* logits = nullptr;       // [samples][vocabulary], left as they are
+  float* adjusted = nullptr;           // [samples][vocabulary]
+  int vocabulary = 0;
+  const int32_t* history = nullptr;    // [slots][history_stride], the tokens of each slot's sequence by position
+  int64_t history_stride = 0;
+  const uint32_t* masks = nullptr;     // [masks][mask_words], bit t % 32 of word t / 32: token t is allowed
+  int mask_words = 0;
+  int32_t* last_tokens = nullptr;      // [slots], receives each sample's token
+  SampleResult* results = nullptr;     // [samples], in memory that the host reads
+  void* scratch = nullptr;             // sample_scratch_bytes()
+};
+size_t sample_scratch_bytes(int samples_max, int vocabulary);
+void sample(cudaStream_t stream, const StepView& step, const SampleTask& task);
+
+}  // namespace millrace

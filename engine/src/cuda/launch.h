@@ -1,0 +1,41 @@
+// How kernels follow one another. Each is launched so that it may begin while the one in front of it still runs: what it does before
+// wait_for_previous() touches constants only (weights, tables), and so hides the start of one kernel behind the end of another. Every
+// kernel calls both functions below, the second as early as it can: a kernel is begun once all blocks of the one in front of it have
+// called it. Source: programmatic dependent launch, CUDA C++ Programming Guide.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "error.h"
+
+namespace millrace {
+
+#ifdef __CUDACC__
+// All that earlier kernels wrote is there.
+__device__ inline void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ inline void let_next_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+#endif
+
+// Throws CudaError where the launch is refused.
+template <typename... Parameters, typename... Arguments>
+void launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(Parameters...), Arguments&&... arguments) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), "launching a kernel");
+}
+
+// Lets a kernel have more shared memory than the 48 KiB that every one may take. Once for each kernel and device is enough.
+template <typename... Parameters>
+void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), "raising a kernel's shared memory");
+}
+
+}  // namespace millrace

@@ -1,0 +1,63 @@
+// Memory that frees itself: the device's, and the host's that the device reads and writes.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <memory>
+
+#include "error.h"
+
+namespace millrace {
+
+struct DeviceFree {
+  void operator()(void* memory) const { cudaFree(memory); }
+};
+struct PinnedFree {
+  void operator()(void* memory) const { cudaFreeHost(memory); }
+};
+
+// `count` values on the device, zero at first.
+template <typename Value>
+class DeviceArray {
+ public:
+  DeviceArray() = default;
+  explicit DeviceArray(size_t count) : count_(count) {
+    if (count == 0) return;
+    void* memory = nullptr;
+    check(cudaMalloc(&memory, bytes()), "allocating device memory");
+    memory_.reset(static_cast<Value*>(memory));
+    check(cudaMemset(memory, 0, bytes()), "clearing device memory");
+    // Streams of other kinds do not wait for it by themselves.
+    check(cudaStreamSynchronize(nullptr), "clearing device memory");
+  }
+  Value* get() const { return memory_.get(); }
+  size_t count() const { return count_; }
+  size_t bytes() const { return count_ * sizeof(Value); }
+
+ private:
+  std::unique_ptr<Value, DeviceFree> memory_;
+  size_t count_ = 0;
+};
+
+// `count` values in the host's memory, in a place that the device sees at the same address.
+template <typename Value>
+class PinnedArray {
+ public:
+  PinnedArray() = default;
+  explicit PinnedArray(size_t count) : count_(count) {
+    if (count == 0) return;
+    void* memory = nullptr;
+    check(cudaHostAlloc(&memory, count * sizeof(Value), cudaHostAllocMapped | cudaHostAllocPortable), "allocating pinned memory");
+    memory_.reset(static_cast<Value*>(memory));
+  }
+  Value* get() const { return memory_.get(); }
+  Value& operator[](size_t index) const { return memory_.get()[index]; }
+  size_t count() const { return count_; }
+
+ private:
+  std::unique_ptr<Value, PinnedFree> memory_;
+  size_t count_ = 0;
+};
+
+}  // namespace millrace

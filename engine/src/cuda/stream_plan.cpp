@@ -1,0 +1,91 @@
+// The host's half of matmul_stream.cu.
+#include "stream_plan.h"
+
+#include <algorithm>
+
+#include "error.h"
+
+namespace millrace {
+namespace {
+
+constexpr int divided_up(int value, int by) { return (value + by - 1) / by; }
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+
+Encode find_encode() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found;
+  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found), "looking for tensor maps");
+  if (found != cudaDriverEntryPointSuccess) throw CudaError("the driver has no tensor maps: it is older than CUDA 12; install a newer one");
+  return reinterpret_cast<Encode>(function);
+}
+
+struct MapShape {
+  CUtensorMapDataType type;
+  CUtensorMapL2promotion promotion;
+  uint64_t dimensions[3];  // values of a unit, units of a row, rows
+  uint64_t row_bytes;
+  uint32_t box[3];
+};
+
+CUtensorMap map_of(const void* values, const MapShape& shape) {
+  static const Encode encode = find_encode();
+  const uint64_t strides[2] = {stream_unit_bytes, shape.row_bytes};
+  const uint32_t steps[3] = {1, 1, 1};
+  CUtensorMap map;
+  const CUresult result =
+      encode(&map, shape.type, 3, const_cast<void*>(values), shape.dimensions, strides, shape.box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             CU_TENSOR_MAP_SWIZZLE_128B, shape.promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    const std::string what = std::to_string(shape.dimensions[2]) + " rows of " + std::to_string(shape.row_bytes) + " bytes";
+    throw CudaError("a tensor map of " + what + " was refused (CUresult " + std::to_string(result) + "): are its values aligned to 16 bytes?");
+  }
+  return map;
+}
+
+}  // namespace
+
+StreamPlan plan_stream(const DeviceMatrix& w, int tokens, MatmulOutput::Kind kind, int multiprocessors, const StreamTuning& tuning) {
+  StreamPlan plan;
+  plan.token_tiles = tokens <= 8 ? 1 : tokens <= 16 ? 2 : tokens <= 32 ? 4 : 8;
+  plan.peers = tokens >= tuning.peers_tokens_min && multiprocessors > 1 ? 2 : 1;
+  plan.boxes = kind == MatmulOutput::Kind::gate ? 2 : 1;
+  const int blocks = kind == MatmulOutput::Kind::gate ? divided_up(w.rows / 2, stream_half_rows) : divided_up(w.rows, stream_block_rows);
+  plan.grid = std::min(multiprocessors / plan.peers, divided_up(blocks, plan.peers)) * plan.peers;
+  plan.cta_blocks = blocks / plan.grid;
+  plan.longer_ctas = blocks % plan.grid;
+  const int blocks_max = divided_up(blocks, plan.grid);
+  plan.tiles = divided_up(blocks_max, tuning.tile_blocks_max);
+  plan.tile_blocks = divided_up(blocks_max, plan.tiles);
+  plan.steps = divided_up(w.columns, stream_stage_units * stream_unit_columns(w.type));
+  plan.stage_bytes = plan.tile_blocks * stream_block_bytes + 8 * plan.token_tiles * stream_token_bytes(w.type);
+  plan.stages = std::clamp((plan.token_tiles < 8 ? tuning.ring_bytes : tuning.wide_ring_bytes) / plan.stage_bytes, 1, stream_stages_max);
+  plan.stages_ahead = tuning.ahead_bytes / (plan.tile_blocks * stream_block_bytes);
+  plan.stages_left = tuning.left_bytes / (plan.tile_blocks * stream_block_bytes);
+  plan.shared_bytes = stream_stages_offset(plan.token_tiles) + static_cast<size_t>(plan.stages) * static_cast<size_t>(plan.stage_bytes);
+  return plan;
+}
+
+StreamMaps stream_maps_of_weights(const DeviceMatrix& w, const StreamPlan& plan) {
+  const bool is_bf16 = w.type == DeviceMatrix::Type::bf16;
+  const int unit = stream_unit_columns(w.type);
+  const auto units = static_cast<uint64_t>(divided_up(w.columns, unit));
+  StreamMaps maps;
+  for (int blocks = 1; blocks <= stream_tile_blocks_max; blocks++)
+    maps.by_blocks[blocks - 1] = map_of(w.values, {.type = is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8,
+                                                   .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                                   .dimensions = {static_cast<uint64_t>(unit), units, static_cast<uint64_t>(w.rows)},
+                                                   .row_bytes = static_cast<uint64_t>(w.columns) * (is_bf16 ? 2 : 1),
+                                                   .box = {static_cast<uint32_t>(unit), stream_stage_units, static_cast<uint32_t>(blocks * stream_block_rows / plan.boxes)}});
+  return maps;
+}
+
+CUtensorMap stream_map_of_tokens(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const StreamPlan& plan) {
+  return map_of(x, {.type = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                    .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                    .dimensions = {64, static_cast<uint64_t>(w.columns / 64), static_cast<uint64_t>(tokens)},
+                    .row_bytes = static_cast<uint64_t>(w.columns) * 2,
+                    .box = {64, static_cast<uint32_t>(stream_token_bytes(w.type) / stream_unit_bytes), static_cast<uint32_t>(8 * plan.token_tiles / plan.peers)}});
+}
+
+}  // namespace millrace

@@ -1,0 +1,138 @@
+// Products of a stage: 16 rows of weights, times 8 tokens at a time, by mma.m16n8k16 in bfloat16 with float32 sums.
+//
+// Which columns an mma multiplies is free as long as weights and tokens agree, so that each thread takes columns that lie together: fragments
+// are loads of 16 bytes, and both operands come from rows as they are in memory. A warp takes one unit of each row of the stage, 8 chunks of
+// 16 bytes; thread t of the four that share a row takes chunks t % 2 + 4 * (t / 2), and these plus 2. The copy engine has put chunk c of line l
+// (of 128 bytes) at place c ^ (l % 8); with this choice the 8 threads of a quarter of a warp always meet 8 different places, so that no two
+// wait for the same banks. This holds for both operands in both types.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "stream_plan.h"
+
+namespace millrace {
+
+template <int T>
+using StreamSums = float[2][T][4];  // [block of the warp][8 tokens][the fragment of mma: rows g and g + 8, tokens 2t and 2t + 1]
+
+__device__ inline uint4 load_shared(uint32_t address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w) : "r"(address));
+  return value;
+}
+
+__device__ inline void multiply_add(float (&sum)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// Two values of E4M3 as bfloat16, which holds every one of them. There is an instruction to float16 alone; on to bfloat16 it goes through
+// float32. That is 2.25 instructions a value; at 35 values a nanosecond, the memory's pace, 1.4 of the 4 that a multiprocessor issues in a cycle.
+__device__ inline uint32_t bfloats_of(uint32_t pair) {
+  uint32_t halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<uint16_t>(pair)));
+  const float2 floats = __half22float2(*reinterpret_cast<const __half2*>(&halves));
+  const __nv_bfloat162 result = __floats2bfloat162_rn(floats.x, floats.y);
+  return *reinterpret_cast<const uint32_t*>(&result);
+}
+
+// For device code, which may not call what the host can.
+template <DeviceMatrix::Type type>
+constexpr int stream_token_tile_bytes = 8 * stream_token_bytes(type);
+
+// Where a thread's first chunk lies: from the start of a half block's 8 rows, and of a row of 8 tokens. `unit` is the stage's, 0 or 1.
+template <DeviceMatrix::Type type>
+struct StreamLane {
+  uint32_t weights, tokens;
+
+  __device__ StreamLane(int lane, int unit) {
+    const int row = lane / 4, t = lane % 4;
+    weights = at(stream_stage_units * row + unit, t % 2 + 4 * (t / 2));
+    // A chunk of 16 E4M3 weights meets two of 8 tokens' values: a unit of weights two units of these.
+    tokens = type == DeviceMatrix::Type::bf16 ? weights : at(4 * row + 2 * unit + t / 2, 2 * (t % 2));
+  }
+  __device__ static uint32_t at(int line, int chunk) { return static_cast<uint32_t>(line * stream_unit_bytes + ((chunk ^ (line % 8)) * 16)); }
+};
+
+// How a stage's rows lie: block by block, or all gate rows and then all up rows.
+struct StreamRows {
+  uint32_t block_bytes, second_half;  // from one block to the next; from a block's first half to its second
+
+  __device__ StreamRows(int boxes, int blocks)
+      : block_bytes(boxes == 1 ? stream_block_bytes : stream_half_bytes), second_half(static_cast<uint32_t>((boxes == 1 ? 1 : blocks) * stream_half_bytes)) {}
+};
+
+// Adds one unit of `count` blocks, which lie two blocks apart from `weights` on, to their sums.
+template <int count, int T>
+__device__ inline void add_products_bf16(uint32_t weights, const StreamRows& rows, uint32_t tokens, StreamSums<T>& sums, StreamLane<DeviceMatrix::Type::bf16> lane) {
+#pragma unroll(T < 4 ? 2 : 1)
+  for (uint32_t i = 0; i < 2; i++) {
+    uint4 a[count][2];
+#pragma unroll
+    for (int m = 0; m < count; m++) {
+      const uint32_t block = weights + (lane.weights ^ 32 * i) + static_cast<uint32_t>(2 * m) * rows.block_bytes;
+      a[m][0] = load_shared(block);
+      a[m][1] = load_shared(block + rows.second_half);
+    }
+#pragma unroll
+    for (int n = 0; n < T; n++) {
+      const uint32_t tile = tokens + static_cast<uint32_t>(n * stream_token_tile_bytes<DeviceMatrix::Type::bf16>);
+      const uint4 b = load_shared(tile + (lane.tokens ^ 32 * i));
+#pragma unroll
+      for (int m = 0; m < count; m++) {
+        multiply_add(sums[m][n], a[m][0].x, a[m][1].x, a[m][0].y, a[m][1].y, b.x, b.y);
+        multiply_add(sums[m][n], a[m][0].z, a[m][1].z, a[m][0].w, a[m][1].w, b.z, b.w);
+      }
+    }
+  }
+}
+
+struct StreamFragment {
+  uint32_t a[2][4];  // of two mma's
+};
+
+__device__ inline StreamFragment fragment_of(uint32_t first0, uint32_t second0, uint32_t first1, uint32_t second1) {
+  return {{{bfloats_of(first0), bfloats_of(second0), bfloats_of(first0 >> 16), bfloats_of(second0 >> 16)},
+           {bfloats_of(first1), bfloats_of(second1), bfloats_of(first1 >> 16), bfloats_of(second1 >> 16)}}};
+}
+
+template <int count, int T>
+__device__ inline void add_products_fp8(uint32_t weights, const StreamRows& rows, uint32_t tokens, StreamSums<T>& sums, StreamLane<DeviceMatrix::Type::fp8> lane) {
+#pragma unroll(T < 4 ? 2 : 1)
+  for (uint32_t i = 0; i < 2; i++) {
+    uint4 raw[count][2];
+#pragma unroll
+    for (int m = 0; m < count; m++) {
+      const uint32_t block = weights + (lane.weights ^ 32 * i) + static_cast<uint32_t>(2 * m) * rows.block_bytes;
+      raw[m][0] = load_shared(block);
+      raw[m][1] = load_shared(block + rows.second_half);
+    }
+#pragma unroll
+    for (uint32_t h = 0; h < 2; h++) {
+      StreamFragment fragment[count];
+#pragma unroll
+      for (int m = 0; m < count; m++) {
+        const uint4 first = raw[m][0], second = raw[m][1];
+        fragment[m] = h == 0 ? fragment_of(first.x, second.x, first.y, second.y) : fragment_of(first.z, second.z, first.w, second.w);
+      }
+#pragma unroll
+      for (int n = 0; n < T; n++) {
+        const uint32_t tile = tokens + static_cast<uint32_t>(n * stream_token_tile_bytes<DeviceMatrix::Type::fp8>);
+        const uint4 b = load_shared(tile + (lane.tokens ^ 64 * i ^ 16 * h));
+#pragma unroll
+        for (int m = 0; m < count; m++) {
+          const auto& a = fragment[m].a;
+          multiply_add(sums[m][n], a[0][0], a[0][1], a[0][2], a[0][3], b.x, b.y);
+          multiply_add(sums[m][n], a[1][0], a[1][1], a[1][2], a[1][3], b.z, b.w);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace millrace

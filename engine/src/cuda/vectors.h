@@ -1,0 +1,106 @@
+// The kernels between matrices: what is done to each token's own values. Conventions as in kernels.h.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include "kernels.h"
+
+namespace millrace {
+
+// One RoPE of the model, and its turns in this step.
+struct DeviceRope {
+  const float* frequencies = nullptr;  // [pairs], in radians a position
+  float2* turns = nullptr;             // [tokens][pairs], the angle's cosine and sine times `factor`
+  int pairs = 0;
+  float factor = 1;
+  bool halves = false;                 // pairs are (i, i + pairs), not (2i, 2i + 1)
+};
+constexpr int ropes_max = 4;
+struct DeviceRopes {
+  DeviceRope rope[ropes_max];
+  int count = 0;
+};
+
+// embed.cu: x = embedding's row times scale, float32 [tokens][hidden]; the turns of every RoPE; and each token's id into its slot's history. A
+// token without an id is what its slot sampled last.
+struct EmbedTask {
+  const __nv_bfloat16* embedding = nullptr;  // [vocabulary][columns]
+  int hidden = 0, columns = 0;
+  float scale = 1;
+  DeviceRopes ropes;
+  const int32_t* last_tokens = nullptr;  // [slots]
+  int32_t* history = nullptr;            // [slots][history_stride]
+  int64_t history_stride = 0;
+  float* x = nullptr;
+};
+void embed(cudaStream_t stream, const StepView& step, const EmbedTask& task);
+
+struct DeviceNorm {
+  const float* weight = nullptr;  // [n]; none: values stay as they are
+  const float* bias = nullptr;    // [n], of layer norms alone
+  bool is_layer = false;
+  float epsilon = 0;
+  int n = 0;
+};
+
+// norm.cu: out[t] = norm(x[t]) for each token, or for each sample that of its token; bfloat16 [tokens or samples][padded_columns(n)].
+enum class Rows : uint8_t { tokens, samples };
+void normalize(cudaStream_t stream, const StepView& step, Rows rows, const DeviceNorm& norm, const float* x, int n, __nv_bfloat16* out);
+// x[t] += norm(added[t]).
+void add_normed(cudaStream_t stream, const StepView& step, const DeviceNorm& norm, const float* added, int n, float* x);
+
+// heads.cu: what follows the matrix of q, k and v: norms of q and k, RoPE on both, q times query_scale, k and v into KV memory.
+struct HeadsTask {
+  const float* qkv = nullptr;  // [tokens][(heads + 2 kv_heads) * head_dim]
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  DeviceNorm q_norm, k_norm;   // over each head, or over all heads at once where n is that wide
+  DeviceRope rope;
+  float query_scale = 1;
+  KvView kv;
+  __nv_bfloat16* q = nullptr;  // [tokens][heads * head_dim]
+};
+void finish_heads(cudaStream_t stream, const StepView& step, const HeadsTask& task);
+
+// gate.cu: out = activation(gate) * up, of wide [tokens][ffn gate values, ffn up values], or activation(up) of [tokens][ffn]; bias is as wide.
+struct GateTask {
+  const void* wide = nullptr;  // float32, or bfloat16
+  bool is_float32 = true;
+  const float* bias = nullptr;
+  Activation activation = Activation::silu;
+  bool is_gated = true;
+  int ffn = 0;
+  __nv_bfloat16* out = nullptr;  // [tokens][padded_columns(ffn)]
+};
+void gate(cudaStream_t stream, int tokens, const GateTask& task);
+// y[t] += bias, and then, if soft_cap is not 0, soft_cap * tanh(y / soft_cap); bias may be none.
+void finish_rows(cudaStream_t stream, int tokens, const float* bias, float soft_cap, float* y, int n, int64_t stride);
+
+// quantize.cu: quants [rows][columns] of E4M3 and scales [rows] of x [rows][columns]; columns are a multiple of column_multiple.
+void quantize_rows(cudaStream_t stream, const __nv_bfloat16* x, int rows, int columns, uint8_t* quants, float* scales);
+
+// experts.cu: x += the sum over each token's experts of weight * expert(input). Right, but not tuned: an expert's matrices are read once for
+// each eight of its tokens, by plain multiplications.
+struct ExpertsTask {
+  int experts = 0, used = 0, hidden = 0, ffn = 0;
+  bool is_normalized = false, is_gated = true;
+  Activation activation = Activation::silu;
+  const float* scores = nullptr;      // [tokens][experts], the router's
+  DeviceMatrix wide;                  // [experts][2 * ffn, or ffn][columns]
+  const float* wide_bias = nullptr;   // [experts][2 * ffn, or ffn], or none
+  DeviceMatrix down;                  // [experts][hidden][columns]
+  const float* down_bias = nullptr;   // [experts][hidden], or none
+  const __nv_bfloat16* input = nullptr;  // [tokens][padded_columns(hidden)]
+  // Room, for tokens * used entries: a token at one of its experts, ordered by expert and then by token.
+  int32_t* chosen = nullptr;          // [tokens][used], the best first
+  float* weights = nullptr;           // [tokens][used]
+  int32_t* entries = nullptr;         // [tokens][used], each one's entry
+  int32_t* entry_tokens = nullptr;    // [entries]
+  int32_t* first = nullptr;           // [experts + 1], the entries of each expert
+  float* wide_values = nullptr;       // [entries][2 * ffn, or ffn]
+  __nv_bfloat16* gated = nullptr;     // [entries][padded_columns(ffn)]
+  float* added = nullptr;             // [entries][hidden]
+};
+void run_experts(cudaStream_t stream, const StepView& step, const ExpertsTask& task, float* x);
+
+}  // namespace millrace

@@ -1,0 +1,392 @@
+// Matrices times few tokens against sums in double: small and crooked shapes in full, models' shapes in samples of their rows, in both types
+// of weights. And what else they promise: the same bits in any company, nothing written beside the result, and order among kernels that
+// begin before the one in front of them ends.
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "cuda/kernels.h"
+#include "cuda/memory.h"
+#include "cuda/stream_plan.h"
+#include "support/random.h"
+#include "support/test.h"
+
+using namespace millrace;
+using test::Random;
+using Type = DeviceMatrix::Type;
+using Kind = MatmulOutput::Kind;
+
+namespace {
+
+constexpr int rows_behind = 64;  // that may be read; they hold NaNs here
+// Of the norm of all results, and of the sum of a result's absolute products. bfloat16 rounds a result by up to 2^-9.
+constexpr double norm_error_max = 1e-4, error_max = 1e-5, rounded_error_max = 0x1p-8;
+
+void need_gpu() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) throw test::Skipped{"no GPU is here"};
+}
+
+float float_of(uint16_t bits) {
+  const uint32_t wide = uint32_t{bits} << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+uint16_t bfloat_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+float float_of_e4m3(uint8_t bits) {
+  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  const float size = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9) : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+  return bits & 0x80 ? -size : size;
+}
+
+template <typename Value>
+DeviceArray<Value> upload(const std::vector<Value>& values) {
+  DeviceArray<Value> array(values.size());
+  check(cudaMemcpy(array.get(), values.data(), array.bytes(), cudaMemcpyHostToDevice), "copying to the device");
+  return array;
+}
+template <typename Value>
+std::vector<Value> download(const DeviceArray<Value>& array) {
+  std::vector<Value> values(array.count());
+  check(cudaMemcpy(values.data(), array.get(), array.bytes(), cudaMemcpyDeviceToHost), "copying from the device");
+  return values;
+}
+
+double activated(Activation activation, double x) {
+  switch (activation) {
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
+    case Activation::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+    case Activation::gelu_erf:
+      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+    case Activation::clamped:
+      break;
+  }
+  const double gate = std::min(x, double{clamped_limit});
+  return gate / (1 + std::exp(-double{clamped_alpha} * gate));
+}
+double gated(Activation activation, double gate, double up) {
+  if (activation == Activation::clamped) up = std::clamp(up, -double{clamped_limit}, double{clamped_limit}) + 1;
+  return activated(activation, gate) * up;
+}
+
+// A random matrix on both sides, whose results for random tokens are of about the size of 1, and a bias.
+class Matrix {
+ public:
+  Matrix(Random& random, Type type, int rows, int columns) : type_(type), rows_(rows), columns_(columns) {
+    // Drawing each value would take longer than all else here: they are drawn from a table.
+    std::vector<uint16_t> table(1 << 16);
+    for (uint16_t& value : table) value = type == Type::bf16 ? bfloat_of(random.normal() / std::sqrt(static_cast<float>(columns))) : any_e4m3(random);
+    const size_t count = static_cast<size_t>(rows) * static_cast<size_t>(columns), behind = rows_behind * static_cast<size_t>(columns);
+    if (type == Type::bf16)
+      values_ = fill(random, table, words_, count, behind);
+    else
+      values_ = fill(random, table, bytes_, count, behind);
+    for (int r = 0; r < rows; r++) scales_.push_back(static_cast<float>((0.5 + random.uniform()) / (100 * std::sqrt(columns))));
+    bias_ = random.normals(rows);
+    device_scales_ = upload(scales_);
+    device_bias_ = upload(bias_);
+  }
+
+  DeviceMatrix device() const { return {type_, values_.get(), type_ == Type::fp8 ? device_scales_.get() : nullptr, rows_, columns_}; }
+  const float* device_bias() const { return device_bias_.get(); }
+  float bias(int row) const { return bias_[static_cast<size_t>(row)]; }
+  int rows() const { return rows_; }
+  int columns() const { return columns_; }
+
+  // The product, and the sum of its terms' sizes.
+  std::pair<double, double> dot(int row, const uint16_t* x) const {
+    const size_t first = static_cast<size_t>(row) * static_cast<size_t>(columns_);
+    double sum = 0, size = 0;
+    for (size_t c = 0; c < static_cast<size_t>(columns_); c++) {
+      const double product = double{type_ == Type::bf16 ? float_of(words_[first + c]) : e4m3_values()[bytes_[first + c]]} * float_of(x[c]);
+      sum += product;
+      size += std::fabs(product);
+    }
+    const double scale = type_ == Type::fp8 ? scales_[static_cast<size_t>(row)] : 1;
+    return {sum * scale, size * scale};
+  }
+
+ private:
+  static uint16_t any_e4m3(Random& random) {
+    const auto bits = static_cast<uint16_t>(random.next() & 0xff);
+    return (bits & 0x7f) == 0x7f ? uint16_t{0} : bits;
+  }
+  static const std::vector<float>& e4m3_values() {
+    static const std::vector<float> values = [] {
+      std::vector<float> all;
+      for (int bits = 0; bits < 256; bits++) all.push_back(float_of_e4m3(static_cast<uint8_t>(bits)));
+      return all;
+    }();
+    return values;
+  }
+  template <typename Value>
+  static DeviceArray<uint8_t> fill(Random& random, const std::vector<uint16_t>& table, std::vector<Value>& values, size_t count, size_t behind) {
+    values.resize(count);
+    for (size_t i = 0; i < count; i += 4) {
+      const uint64_t drawn = random.next();
+      for (size_t j = 0; j < 4; j++) values[i + j] = static_cast<Value>(table[drawn >> 16 * j & 0xffff]);
+    }
+    DeviceArray<uint8_t> device((count + behind) * sizeof(Value));
+    check(cudaMemset(device.get(), 0xff, device.bytes()), "poisoning");
+    check(cudaMemcpy(device.get(), values.data(), count * sizeof(Value), cudaMemcpyHostToDevice), "copying weights");
+    return device;
+  }
+
+  Type type_;
+  int rows_, columns_;
+  std::vector<uint16_t> words_;
+  std::vector<uint8_t> bytes_;
+  std::vector<float> scales_, bias_;
+  DeviceArray<uint8_t> values_;
+  DeviceArray<float> device_scales_, device_bias_;
+};
+
+// 64 random tokens, of which the device has as many as are asked for; NaNs follow.
+class Tokens {
+ public:
+  Tokens(Random& random, int columns) : columns_(columns), values_(static_cast<size_t>(stream_tokens_max) * static_cast<size_t>(columns)) {
+    for (uint16_t& value : values_) value = bfloat_of(random.normal());
+  }
+  const uint16_t* of(int token) const { return values_.data() + static_cast<size_t>(token) * static_cast<size_t>(columns_); }
+  DeviceArray<uint16_t> upload_first(int tokens) const {
+    std::vector<uint16_t> some = values_;
+    std::fill(some.begin() + static_cast<std::ptrdiff_t>(tokens) * columns_, some.end(), uint16_t{0xffff});
+    return upload(some);
+  }
+
+ private:
+  int columns_;
+  std::vector<uint16_t> values_;
+};
+
+struct Form {
+  Kind kind = Kind::store;
+  bool has_bias = false;
+  Activation activation = Activation::silu;
+};
+
+// Results for 64 tokens as the device has them, [64][stride]: float32, or bfloat16 in their upper halves. All that `before` holds where nothing
+// is written stays.
+constexpr int stride_of(int width) { return width + 5; }
+std::vector<uint32_t> multiply(const Matrix& matrix, const Tokens& tokens, int count, const Form& form, const std::vector<uint32_t>& before,
+                               const StreamTuning& tuning = {}) {
+  const int width = form.kind == Kind::gate ? matrix.rows() / 2 : matrix.rows();
+  const auto x = tokens.upload_first(count);
+  MatmulOutput output{.kind = form.kind, .stride = stride_of(width), .activation = form.activation};
+  if (form.has_bias) output.bias = matrix.device_bias();
+  const auto run = [&](void* y) {
+    output.y = y;
+    matmul_stream(nullptr, matrix.device(), reinterpret_cast<const __nv_bfloat16*>(x.get()), count, output, tuning);
+    check(cudaDeviceSynchronize(), "multiplying");
+  };
+  if (form.kind != Kind::gate) {
+    const auto y = upload(before);
+    run(y.get());
+    return download(y);
+  }
+  std::vector<uint16_t> narrow(before.size());
+  std::ranges::transform(before, narrow.begin(), [](uint32_t bits) { return static_cast<uint16_t>(bits >> 16); });
+  const auto y = upload(narrow);
+  run(y.get());
+  std::vector<uint32_t> results(before.size());
+  std::ranges::transform(download(y), results.begin(), [](uint16_t bits) { return uint32_t{bits} << 16; });
+  return results;
+}
+
+float as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// What lies in the results' place before: numbers where they are added to, NaNs elsewhere.
+std::vector<uint32_t> before(Random& random, Kind kind, int width) {
+  std::vector<uint32_t> values(static_cast<size_t>(stream_tokens_max * stride_of(width)), 0xffffffffu);
+  if (kind != Kind::add) return values;
+  for (uint32_t& bits : values) {
+    const float value = random.normal();
+    std::memcpy(&bits, &value, sizeof bits);
+  }
+  return values;
+}
+
+// All of the rows, or the first and last ones and some between.
+std::vector<int> sampled_rows(Random& random, int width, int samples) {
+  std::vector<int> rows;
+  for (int r = 0; r < width; r++)
+    if (width <= samples || r < samples / 4 || r >= width - samples / 4) rows.push_back(r);
+  while (static_cast<int>(rows.size()) < std::min(width, samples)) rows.push_back(random.between(0, width - 1));
+  return rows;
+}
+
+void check_products(Random& random, const Matrix& matrix, int count, const Form& form, int samples) {
+  const int width = form.kind == Kind::gate ? matrix.rows() / 2 : matrix.rows();
+  const Tokens tokens(random, matrix.columns());
+  const auto old = before(random, form.kind, width), y = multiply(matrix, tokens, count, form, old);
+  const auto bias = [&](int row) { return form.has_bias ? double{matrix.bias(row)} : 0.0; };
+  double errors = 0, norm = 0;
+  int wrong = 0, touched = 0;
+  const std::vector<int> rows = sampled_rows(random, width, samples);
+  for (int t = 0; t < count; t++)
+    for (const int row : rows) {
+      const size_t at = static_cast<size_t>(t * stride_of(width) + row);
+      const auto [sum, size] = matrix.dot(row, tokens.of(t));
+      double expected = sum + bias(row), allowed = error_max * (size + 1);
+      if (form.kind == Kind::add) expected += as_float(old[at]);
+      if (form.kind == Kind::gate) {
+        const auto [up, up_size] = matrix.dot(width + row, tokens.of(t));
+        const double gate = expected, factor = up + bias(width + row);
+        expected = gated(form.activation, gate, factor);
+        const double sums_allowed = (size + 1) * (std::fabs(factor) + 2) + (up_size + 1) * (std::fabs(gate) + 1);
+        allowed = rounded_error_max * std::fabs(expected) + 2 * error_max * sums_allowed;
+      }
+      const double error = std::fabs(as_float(y[at]) - expected);
+      wrong += !(error <= allowed);
+      errors += error * error;
+      norm += expected * expected;
+    }
+  for (int t = 0; t < stream_tokens_max; t++)
+    for (int i = t < count ? width : 0; i < stride_of(width); i++) {
+      const size_t at = static_cast<size_t>(t * stride_of(width) + i);
+      touched += y[at] != (form.kind == Kind::gate ? old[at] & 0xffff0000u : old[at]);
+    }
+  const double error = std::sqrt(errors / norm), error_limit = form.kind == Kind::gate ? rounded_error_max : norm_error_max;
+  const auto type = test::show(matrix.device().type), kind = test::show(form.kind), activation = test::show(form.activation);
+  const auto what = test::sentence("rows, columns, type, tokens, kind, bias, activation", matrix.rows(), ", ", matrix.columns(), ", ", type, ", ", count, ", ",
+                                   kind, ", ", form.has_bias, ", ", activation);
+  CHECK(wrong == 0, wrong, " results are off by more than their products allow; ", what);
+  CHECK(error <= error_limit, error, " of the norm; ", what);
+  CHECK(touched == 0, touched, " values beside the results were written; ", what);
+}
+
+constexpr Type types[] = {Type::bf16, Type::fp8};
+constexpr int token_counts[] = {1, 2, 5, 8, 9, 16, 33, 64};
+
+}  // namespace
+
+TEST("small matrices are right for any number of tokens, stored and added, with and without bias") {
+  need_gpu();
+  Random random;
+  const std::pair<int, int> shapes[] = {{16, 64}, {48, 64}, {96, 128}, {300, 64}, {7, 192}, {4100, 320}};
+  for (const Type type : types)
+    for (const auto& [rows, columns] : shapes) {
+      const Matrix matrix(random, type, rows, columns);
+      for (const int count : token_counts)
+        for (const Kind kind : {Kind::store, Kind::add}) check_products(random, matrix, count, {kind, random.chance(0.5)}, 400);
+    }
+}
+
+TEST("gates are right, with every activation") {
+  need_gpu();
+  Random random;
+  const std::pair<int, int> shapes[] = {{2 * 16, 64}, {2 * 100, 192}, {2 * 1000, 256}, {2 * 3, 64}};
+  for (const Type type : types)
+    for (const auto& [rows, columns] : shapes) {
+      const Matrix matrix(random, type, rows, columns);
+      for (const int count : token_counts)
+        for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf, Activation::clamped})
+          check_products(random, matrix, count, {Kind::gate, random.chance(0.5), activation}, 200);
+    }
+}
+
+TEST("models' matrices are right") {
+  need_gpu();
+  Random random;
+  const struct {
+    int rows, columns;
+    Kind kind;
+  } shapes[] = {{6144, 4096, Kind::store}, {4096, 14336, Kind::add}, {2 * 14336, 4096, Kind::gate}, {49152, 576, Kind::store}, {576, 1536, Kind::add},
+                {2 * 1536, 576, Kind::gate}, {4544, 4544, Kind::store}, {2048, 2048, Kind::add}};
+  for (const Type type : types)
+    for (const auto& shape : shapes) {
+      const Matrix matrix(random, type, shape.rows, shape.columns);
+      for (const int count : {1, 8, 13, 32, 64}) check_products(random, matrix, count, {shape.kind, true}, 40);
+    }
+}
+
+// What a token is answered must not depend on who else is in the step, nor on how the work was divided.
+TEST("a token's bits are the same in any company, and however the matrix is divided") {
+  need_gpu();
+  Random random;
+  const struct {
+    int rows, columns;
+    Kind kind;
+  } shapes[] = {{2048, 2048, Kind::store}, {6144, 1024, Kind::add}, {2 * 5000, 1088, Kind::gate}, {300, 4544, Kind::store}};
+  StreamTuning small, apart, large;
+  small.ring_bytes = small.wide_ring_bytes = 40 << 10;
+  small.tile_blocks_max = 1;
+  small.ahead_bytes = 0;
+  apart.peers_tokens_min = stream_tokens_max + 1;
+  apart.tile_blocks_max = 3;
+  large.peers_tokens_min = 1;
+  large.ring_bytes = 150 << 10;
+  for (const Type type : types)
+    for (const auto& shape : shapes) {
+      const Matrix matrix(random, type, shape.rows, shape.columns);
+      const Tokens tokens(random, shape.columns);
+      const int width = shape.kind == Kind::gate ? shape.rows / 2 : shape.rows;
+      const Form form{shape.kind, true};
+      const auto old = before(random, shape.kind, width), all = multiply(matrix, tokens, stream_tokens_max, form, old);
+      for (const StreamTuning& tuning : {StreamTuning{}, small, apart, large})
+        for (const int count : {1, 8, 9, 17, 32, 33, 64}) {
+          const auto some = multiply(matrix, tokens, count, form, old, tuning);
+          const auto end = some.begin() + static_cast<std::ptrdiff_t>(count) * stride_of(width);
+          CHECK(std::equal(some.begin(), end, all.begin()), "differs for ", count, " tokens");
+        }
+    }
+}
+
+// Each kernel reads what the one in front of it writes, and is begun before that has ended.
+TEST("kernels that begin early wait for what they read, and repeat their bits") {
+  need_gpu();
+  Random random;
+  constexpr int hidden = 1024, ffn = 2816, layers = 6, repeats = 20;
+  cudaStream_t stream;  // the default one may have rules of its own; the process ends with it
+  check(cudaStreamCreate(&stream), "creating a stream");
+  for (const Type type : types) {
+    std::vector<Matrix> gates, downs;
+    for (int i = 0; i < layers; i++) {
+      gates.emplace_back(random, type, 2 * ffn, hidden);
+      downs.emplace_back(random, type, 2 * ffn, ffn);
+    }
+    for (const int count : {1, 16, 40, 64}) {
+      const Tokens tokens(random, hidden);
+      const auto x = tokens.upload_first(count);
+      const DeviceArray<__nv_bfloat16> wide(static_cast<size_t>(stream_tokens_max) * ffn), next(wide.count());
+      const DeviceArray<float> sums(static_cast<size_t>(stream_tokens_max) * 2 * ffn);
+      const auto run = [&](bool waits) {
+        check(cudaMemset(sums.get(), 0, sums.bytes()), "clearing");
+        for (int i = 0; i < layers; i++) {
+          const auto* input = reinterpret_cast<const __nv_bfloat16*>(x.get());
+          matmul_stream(stream, gates[static_cast<size_t>(i)].device(), input, count, {.kind = Kind::gate, .y = wide.get(), .stride = ffn});
+          if (waits) check(cudaDeviceSynchronize(), "waiting");
+          matmul_stream(stream, downs[static_cast<size_t>(i)].device(), wide.get(), count, {.kind = Kind::gate, .y = next.get(), .stride = ffn});
+          if (waits) check(cudaDeviceSynchronize(), "waiting");
+          matmul_stream(stream, downs[static_cast<size_t>(i)].device(), next.get(), count, {.kind = Kind::add, .y = sums.get(), .stride = 2 * ffn});
+          if (waits) check(cudaDeviceSynchronize(), "waiting");
+        }
+        check(cudaStreamSynchronize(stream), "waiting");
+        const auto results = download(sums);
+        std::vector<uint32_t> bits(results.size());
+        std::memcpy(bits.data(), results.data(), results.size() * sizeof(float));
+        return bits;
+      };
+      const auto expected = run(true);
+      int different = 0;
+      for (int i = 0; i < repeats; i++) different += run(false) != expected;
+      CHECK(different == 0, different, " of ", repeats, " runs differ for ", count, " tokens");
+    }
+  }
+}

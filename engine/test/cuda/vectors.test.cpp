@@ -1,0 +1,240 @@
+// The kernels between matrices against plain double precision, on fresh random values: norms, heads, gates, embeddings, experts and
+// rows in E4M3. Results in bfloat16 may be off by its rounding, 2^-9 of a value.
+#include "cuda/vectors.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "cuda/cuda.h"
+#include "cuda/memory.h"
+#include "support/cuda_step.h"
+#include "support/random.h"
+#include "support/test.h"
+
+using namespace millrace;
+using test::Random;
+
+namespace {
+
+constexpr double bf16_error = 0x1p-8, f32_error = 1e-4;
+
+float bf16(float value) { return __bfloat162float(__float2bfloat16_rn(value)); }
+
+std::vector<float> normals(Random& random, size_t count, float scale = 1) {
+  std::vector<float> values(count);
+  for (float& value : values) value = scale * static_cast<float>(random.normal());
+  return values;
+}
+
+// |value - right| within `error` of the larger of |right| and 1e-3.
+void check_near(const std::vector<float>& values, const std::vector<double>& right, double error, const char* what) {
+  REQUIRE(values.size() == right.size());
+  for (size_t i = 0; i < values.size(); i++) {
+    const double off = std::fabs(values[i] - right[i]);
+    CHECK(off <= error * std::max(std::fabs(right[i]), 0.05), what, " ", i, ": ", values[i], ", not ", right[i]);
+  }
+}
+
+std::vector<double> normed(const std::vector<float>& x, size_t at, int n, const std::vector<float>& weight, const std::vector<float>& bias, bool is_layer, double epsilon) {
+  double mean = 0, squares = 0;
+  for (int i = 0; i < n && is_layer; i++) mean += x[at + i] / static_cast<double>(n);
+  for (int i = 0; i < n; i++) squares += std::pow(x[at + i] - mean, 2) / n;
+  std::vector<double> out;
+  for (int i = 0; i < n; i++) out.push_back((x[at + i] - mean) / std::sqrt(squares + epsilon) * weight[i] + (is_layer ? bias[i] : 0));
+  return out;
+}
+
+double activated(Activation activation, double x) {
+  switch (activation) {
+    case Activation::silu: return x / (1 + std::exp(-x));
+    case Activation::gelu_tanh: return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::gelu_erf: return 0.5 * x * (1 + std::erf(x / std::sqrt(2)));
+    case Activation::clamped: break;
+  }
+  const double gate = std::min<double>(x, clamped_limit);
+  return gate / (1 + std::exp(-static_cast<double>(clamped_alpha) * gate));
+}
+
+double gated(Activation activation, double gate, double up) {
+  if (activation == Activation::clamped) up = std::clamp<double>(up, -clamped_limit, clamped_limit) + 1;
+  return activated(activation, gate) * up;
+}
+
+}  // namespace
+
+TEST("norms of tokens and of samples are right, in bfloat16 and added") {
+  test::need_gpu();
+  Random random;
+  for (const bool is_layer : {false, true})
+    for (const int n : {16, 64, 576, 4096, 4544}) {
+      const int tokens = random.between(1, 9);
+      test::CudaStep step(tokens, 1);
+      const std::vector<float> x = normals(random, static_cast<size_t>(tokens * n), 3), added = normals(random, x.size()), weight = normals(random, static_cast<size_t>(n)),
+                               bias = normals(random, static_cast<size_t>(n));
+      const auto d_x = test::upload(x), d_added = test::upload(added), d_weight = test::upload(weight), d_bias = test::upload(bias);
+      DeviceArray<__nv_bfloat16> out(static_cast<size_t>(tokens * padded_columns(n)));
+      const DeviceNorm norm{d_weight.get(), is_layer ? d_bias.get() : nullptr, is_layer, 1e-5f, n};
+      normalize(nullptr, step.view(), Rows::tokens, norm, d_x.get(), n, out.get());
+      add_normed(nullptr, step.view(), norm, d_added.get(), n, d_x.get());
+      const std::vector<float> got = test::download(out), sums = test::download(d_x);
+      for (int t = 0; t < tokens; t++) {
+        const auto right = normed(x, static_cast<size_t>(t * n), n, weight, bias, is_layer, 1e-5);
+        const auto at = got.begin() + t * padded_columns(n);
+        check_near({at, at + n}, right, bf16_error, "norm");
+        for (int i = n; i < padded_columns(n); i++) CHECK_EQUAL(at[i], 0.0f);
+        auto sum = normed(added, static_cast<size_t>(t * n), n, weight, bias, is_layer, 1e-5);
+        for (int i = 0; i < n; i++) sum[i] += x[static_cast<size_t>(t * n + i)];
+        check_near({sums.begin() + t * n, sums.begin() + (t + 1) * n}, sum, f32_error, "sum");
+      }
+    }
+}
+
+TEST("heads are normed, turned, scaled and stored where attention finds them") {
+  test::need_gpu();
+  Random random;
+  for (const int head_dim : {16, 64, 80, 128})
+    for (const bool halves : {false, true})
+      for (const int normed_width : {0, 1, 2}) {  // none, each head's, all heads'
+        const int kv_heads = random.between(1, 3), group = random.between(1, 9), heads = kv_heads * group, tokens = 3, page_tokens = 16;
+        const int rows = (heads + 2 * kv_heads) * head_dim, pairs = random.chance(0.5) ? head_dim / 2 : head_dim / 4;
+        test::CudaStep step(tokens, 2, {5, 40, 17});
+        const std::vector<float> qkv = normals(random, static_cast<size_t>(tokens * rows)), frequencies = normals(random, static_cast<size_t>(pairs), 0.3f);
+        const auto d_qkv = test::upload(qkv), d_frequencies = test::upload(frequencies);
+        const int q_n = normed_width == 2 ? heads * head_dim : head_dim, k_n = normed_width == 2 ? kv_heads * head_dim : head_dim;
+        const std::vector<float> q_weight = normals(random, static_cast<size_t>(q_n)), k_weight = normals(random, static_cast<size_t>(k_n));
+        const auto d_q_weight = test::upload(q_weight), d_k_weight = test::upload(k_weight);
+        DeviceArray<float2> turns(static_cast<size_t>(tokens * pairs));
+        DeviceArray<float> x(static_cast<size_t>(tokens * 16));
+        DeviceArray<__nv_bfloat16> embedding(64 * 64), q(static_cast<size_t>(tokens * heads * head_dim));
+        DeviceArray<int32_t> last(4), history(4 * 64);
+        EmbedTask task{.embedding = embedding.get(), .hidden = 16, .columns = 64, .last_tokens = last.get(), .history = history.get(), .history_stride = 64, .x = x.get()};
+        task.ropes.count = 1;
+        task.ropes.rope[0] = {d_frequencies.get(), turns.get(), pairs, 1.25f, halves};
+        embed(nullptr, step.view(), task);
+
+        const int64_t head_bytes = int64_t{page_tokens} * head_dim * 2, page_bytes = 2 * kv_heads * head_bytes + 256, slot_bytes = page_bytes * 4;
+        DeviceArray<uint8_t> kv(static_cast<size_t>(slot_bytes * 4));
+        HeadsTask work{.qkv = d_qkv.get(), .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .rope = task.ropes.rope[0], .query_scale = 0.5f, .q = q.get()};
+        work.kv = {kv.get(), slot_bytes, page_bytes, 128, 128 + kv_heads * head_bytes, head_bytes, page_tokens};
+        if (normed_width > 0) work.q_norm = {d_q_weight.get(), nullptr, false, 1e-6f, q_n};
+        if (normed_width > 0) work.k_norm = {d_k_weight.get(), nullptr, false, 1e-6f, k_n};
+        finish_heads(nullptr, step.view(), work);
+
+        const std::vector<float> got = test::download(q);
+        std::vector<uint8_t> bytes(kv.bytes());
+        check(cudaMemcpy(bytes.data(), kv.get(), bytes.size(), cudaMemcpyDeviceToHost), "reading");
+        for (int t = 0; t < tokens; t++) {
+          const StepToken& token = step.tokens[static_cast<size_t>(t)];
+          const auto right = [&](int first_row, int head, int n, const std::vector<float>& weight, bool is_turned, double scale) {
+            const size_t at = static_cast<size_t>(t * rows + (first_row + head) * head_dim), whole = static_cast<size_t>(t * rows + first_row * head_dim);
+            std::vector<double> values;
+            double squares = 0;
+            for (int i = 0; i < n; i++) squares += std::pow(qkv[n == head_dim ? at + i : whole + i], 2) / n;
+            for (int i = 0; i < head_dim; i++)
+              values.push_back(qkv[at + i] * (normed_width == 0 || !is_turned ? 1 : weight[n == head_dim ? i : head * head_dim + i] / std::sqrt(squares + 1e-6)));
+            for (int i = 0; i < pairs && is_turned; i++) {
+              const int a = halves ? i : 2 * i, b = halves ? i + pairs : 2 * i + 1;
+              const double angle = static_cast<double>(token.position) * frequencies[static_cast<size_t>(i)], c = 1.25 * std::cos(angle), s = 1.25 * std::sin(angle);
+              const double first = values[a], second = values[b];
+              values[a] = first * c - second * s;
+              values[b] = first * s + second * c;
+            }
+            for (double& value : values) value *= scale;
+            return values;
+          };
+          for (int head = 0; head < heads; head++) {
+            const auto at = got.begin() + (t * heads + head) * head_dim;
+            check_near({at, at + head_dim}, right(0, head, q_n, q_weight, true, 0.5), bf16_error, "query");
+          }
+          for (int head = 0; head < kv_heads; head++)
+            for (const bool is_value : {false, true}) {
+              const uint8_t* page = bytes.data() + token.slot * slot_bytes + token.position / page_tokens * page_bytes + head * head_bytes;
+              const auto* stored = reinterpret_cast<const __nv_bfloat16*>(page + (is_value ? work.kv.value_offset : work.kv.key_offset)) + token.position % page_tokens * head_dim;
+              std::vector<float> values;
+              for (int i = 0; i < head_dim; i++) values.push_back(__bfloat162float(stored[i]));
+              check_near(values, right(is_value ? heads + kv_heads : heads, head, k_n, k_weight, !is_value, 1), bf16_error, is_value ? "value" : "key");
+            }
+        }
+      }
+}
+
+TEST("a step begins with each token's embedding, and with what its slot sampled last where it has no id") {
+  test::need_gpu();
+  Random random;
+  test::CudaStep step(4, 0, {0, 9, 3, 1});
+  step.tokens[2].id = -1;
+  step.write();
+  const int hidden = 48, columns = padded_columns(hidden);
+  std::vector<float> values = normals(random, static_cast<size_t>(300 * columns));
+  std::vector<__nv_bfloat16> rounded(values.size());
+  for (size_t i = 0; i < values.size(); i++) rounded[i] = __float2bfloat16_rn(values[i]);
+  const auto embedding = test::upload(rounded);
+  const auto last = test::upload(std::vector<int32_t>{7, 8, 250, 9});
+  DeviceArray<int32_t> history(4 * 64);
+  DeviceArray<float> x(static_cast<size_t>(4 * hidden));
+  embed(nullptr, step.view(), {.embedding = embedding.get(), .hidden = hidden, .columns = columns, .scale = 2, .last_tokens = last.get(), .history = history.get(), .history_stride = 64, .x = x.get()});
+  const std::vector<float> got = test::download(x);
+  const std::vector<int32_t> ids = test::download(history);
+  for (int t = 0; t < 4; t++) {
+    const StepToken& token = step.tokens[static_cast<size_t>(t)];
+    const int id = t == 2 ? 250 : token.id;
+    CHECK_EQUAL(ids[static_cast<size_t>(token.slot * 64 + token.position)], id);
+    for (int i = 0; i < hidden; i++) CHECK_EQUAL(got[static_cast<size_t>(t * hidden + i)], 2 * bf16(values[static_cast<size_t>(id * columns + i)]));
+  }
+}
+
+TEST("gates have their activation and bias, from float32 and bfloat16") {
+  test::need_gpu();
+  Random random;
+  for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf, Activation::clamped})
+    for (const bool is_gated : {true, false})
+      for (const bool is_float32 : {true, false}) {
+        const int ffn = random.between(1, 40) * 16, tokens = 3, width = is_gated ? 2 * ffn : ffn;
+        std::vector<float> wide = normals(random, static_cast<size_t>(tokens * width), 4);
+        const std::vector<float> bias = normals(random, static_cast<size_t>(width));
+        std::vector<__nv_bfloat16> rounded;
+        for (float& value : wide) rounded.push_back(__float2bfloat16_rn(value)), value = is_float32 ? value : bf16(value);
+        const auto d_wide = test::upload(wide);
+        const auto d_rounded = test::upload(rounded);
+        const auto d_bias = test::upload(bias);
+        DeviceArray<__nv_bfloat16> out(static_cast<size_t>(tokens * padded_columns(ffn)));
+        gate(nullptr, tokens, {is_float32 ? static_cast<const void*>(d_wide.get()) : d_rounded.get(), is_float32, d_bias.get(), activation, is_gated, ffn, out.get()});
+        const std::vector<float> got = test::download(out);
+        for (int t = 0; t < tokens; t++) {
+          std::vector<double> right;
+          for (int i = 0; i < ffn; i++) {
+            const double value = double{wide[static_cast<size_t>(t * width + i)]} + bias[static_cast<size_t>(i)];
+            right.push_back(is_gated ? gated(activation, value, double{wide[static_cast<size_t>(t * width + ffn + i)]} + bias[static_cast<size_t>(ffn + i)]) : activated(activation, value));
+          }
+          const auto at = got.begin() + t * padded_columns(ffn);
+          check_near({at, at + ffn}, right, bf16_error, "gate");
+        }
+      }
+}
+
+TEST("rows in E4M3 are within its step of what they were") {
+  test::need_gpu();
+  Random random;
+  const int rows = 37, columns = 192;
+  std::vector<float> values = normals(random, static_cast<size_t>(rows * columns), 5);
+  std::fill(values.begin(), values.begin() + columns, 0.0f);
+  std::vector<__nv_bfloat16> rounded;
+  for (float& value : values) rounded.push_back(__float2bfloat16_rn(value)), value = bf16(value);
+  const auto x = test::upload(rounded);
+  DeviceArray<uint8_t> quants(values.size());
+  DeviceArray<float> scales(rows);
+  quantize_rows(nullptr, x.get(), rows, columns, quants.get(), scales.get());
+  const std::vector<float> got = test::fp8_values(quants), scale = test::download(scales);
+  for (int r = 0; r < rows; r++) {
+    float largest = 0;
+    for (int c = 0; c < columns; c++) largest = std::max(largest, std::fabs(values[static_cast<size_t>(r * columns + c)]));
+    CHECK(std::fabs(scale[static_cast<size_t>(r)] - (largest > 0 ? largest / 448 : 1)) <= 1e-6f * largest + 1e-30f, r);
+    for (int c = 0; c < columns; c++) {
+      const size_t at = static_cast<size_t>(r * columns + c);
+      const float value = got[at] * scale[static_cast<size_t>(r)];
+      CHECK(std::fabs(value - values[at]) <= std::max(std::fabs(values[at]) * 0x1.1p-4f, scale[static_cast<size_t>(r)] * 0x1.1p-10f), value, ", not ", values[at]);
+    }
+  }
+}

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Builds, checks and times the CUDA backend on a machine with a Hopper GPU, and prints one table last:
+#
+#     scripts/gpu/run.sh [PART...]        build test sanitize kernels steps prefill logits; all of them where none is named
+#
+# Needs CUDA 13, CMake and a C++ compiler; for `logits`, `steps` and `prefill` Python with torch, safetensors and transformers, which write
+# checkpoints of published shapes with random weights into a folder in memory (BUILD and MODELS name others). No network, no Node.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+build=${BUILD:-engine/build/gpu} models=${MODELS:-/dev/shm/millrace} out=${OUT:-engine/build/gpu-results}
+parts=("$@")
+if [ ${#parts[@]} -eq 0 ]; then parts=(build test sanitize kernels steps prefill logits); fi
+mkdir -p "$out" "$models"
+table=$out/table.txt
+: >"$table"
+blas=$(find / -name libcublasLt.so.13 -not -path '/proc/*' 2>/dev/null | head -1)
+if [ -n "$blas" ]; then export LD_LIBRARY_PATH=$(dirname "$blas")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}; fi
+
+tell() { tee -a "$table"; }
+# Runs one program within a minute or more; its failure is told in the table and ends nothing.
+try() {
+  local seconds=$1 name=$2
+  shift 2
+  if ! timeout "$seconds" "$@" >"$out/$name.log" 2>&1; then echo "$name: FAILED ($?): $(tail -3 "$out/$name.log" | tr '\n' ' ')" | tell; fi
+}
+model() { # writes the checkpoint of a shape unless it is there
+  if [ ! -f "$models/$1/model.safetensors" ]; then python3 scripts/gpu/make-model.py "$1" "$models/$1" >"$out/make-$1.log" 2>&1; fi
+}
+
+nvidia-smi --query-gpu=name,driver_version,clocks.max.sm --format=csv,noheader | tell
+for part in "${parts[@]}"; do
+  case $part in
+    build)
+      cmake -S engine -B "$build" -G Ninja -DMILLRACE_CUDA=ON >"$out/build.log" 2>&1
+      cmake --build "$build" --target engine_tests bench_cuda_engine bench_cuda_matmul_stream bench_cuda_attend bench_cuda_sample >>"$out/build.log" 2>&1
+      ;;
+    test)
+      for test in vectors matmul_stream attend sample golden; do
+        try 180 "test_$test" "$build/test/test_cuda_$test"
+        echo "test_cuda_$test: $(tail -1 "$out/test_$test.log")" | tell
+      done
+      # What holds of the engine on a CPU holds of it here.
+      for test in engine continued crowd; do
+        MILLRACE_TEST_KERNELS=hopper try 240 "test_$test" "$build/test/test_$test"
+        echo "test_$test on the GPU: $(tail -1 "$out/test_$test.log")" | tell
+      done
+      ;;
+    sanitize)
+      for tool in memcheck racecheck; do
+        for test in vectors golden; do
+          try 300 "$tool-$test" compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test/test_cuda_$test"
+          echo "$tool of test_cuda_$test: $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$tool-$test.log" | tail -1)" | tell
+        done
+      done
+      ;;
+    kernels)
+      for bench in matmul_stream attend sample; do
+        try 180 "bench_$bench" "$build/bench_cuda_$bench"
+        tell <"$out/bench_$bench.log"
+      done
+      ;;
+    steps | prefill)
+      for shape in llama-3.2-1b llama-3.1-8b; do
+        model "$shape"
+        for precision in stored fp8; do
+          try 240 "$part-$shape-$precision" "$build/bench_cuda_engine" "$models/$shape" "$part" "$precision"
+          sed -n "s/^$part:/$shape $precision:/p" "$out/$part-$shape-$precision.log" | tell
+        done
+      done
+      ;;
+    logits)
+      model llama-3.1-8b-4-layers
+      for precision in stored fp8; do
+        try 120 "logits-$precision" "$build/bench_cuda_engine" "$models/llama-3.1-8b-4-layers" logits "$precision" 512 "$out/logits.bin"
+        try 120 "compare-$precision" python3 scripts/gpu/compare-logits.py "$models/llama-3.1-8b-4-layers" "$out/logits.bin"
+        sed "s/^/8B's shape, 4 layers, $precision: /" "$out/compare-$precision.log" | grep relative | tell
+      done
+      rm -f "$out/logits.bin"
+      ;;
+    *)
+      echo "no part is called $part: build test sanitize kernels steps prefill logits" >&2
+      exit 2
+      ;;
+  esac
+done
+echo
+cat "$table"
