@@ -99,7 +99,7 @@ TEST("an answer that is continued at any token is the undisturbed one, beside al
 
 // Its slot and its pages go to others, and what it was continued with is computed anew.
 TEST("a continued answer that is paused goes on as the undisturbed one") {
-  TinyEngine running({.kv_memory_bytes = 3 * 65536, .slots = 1}, {.type = Type::q4_1});
+  TinyEngine running({.kv_memory_bytes = test::on_gpu() ? uint64_t{3 << 21} : uint64_t{3 * 65536}, .slots = 1}, {.type = Type::q4_1});
   Request request{.prompt = running.random.tokens(200, 256), .tokens_max = 300, .sampling = {.temperature = 0.9f, .seed = 3}};
   const Told whole = running.ask(request);
   const uint32_t paused = running.submit(continued(request, whole.ids(), 150));

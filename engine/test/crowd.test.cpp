@@ -27,7 +27,7 @@ struct Running {
 
   Running(const std::string& model, int slots, int threads, uint64_t kv_memory_bytes = ample)
       : engine(test::load({.path = test::GoldenModel{.name = model}.path(), .threads = threads, .context_tokens = context_tokens,
-                           .kv_memory_bytes = kv_memory_bytes, .slots = slots},
+                           .kv_memory_bytes = kv_memory_bytes * (test::on_gpu() ? 8 : 1), .slots = slots},
                           recorder)) {}
 };
 
@@ -102,7 +102,7 @@ TEST("a crowd on a Mistral, with a window and little memory: each answer is what
 TEST("the pages of whoever is cancelled are another's within two steps") {
   Recorder recorder;
   const auto engine = test::load({.path = test::GoldenModel{.name = "llama3"}.path(), .threads = 2, .context_tokens = context_tokens,
-                                  .kv_memory_bytes = 3 * (128 << 10), .slots = 2},
+                                  .kv_memory_bytes = test::on_gpu() ? uint64_t{2 << 20} : uint64_t{3 * (128 << 10)}, .slots = 2},
                                  recorder);
   std::atomic<uint64_t> cancelled_at{0}, started_at{0};
   recorder.also = [&](std::span<const Event> events) {

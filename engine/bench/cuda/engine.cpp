@@ -3,15 +3,19 @@
 //
 //     bench_cuda_engine MODEL steps PRECISION [REPEATS]      batches of 1, 8, 64 and 256 prompts of 128 tokens
 //     bench_cuda_engine MODEL prefill PRECISION [REPEATS]    one prompt of 4,096 tokens, and 64 of 128
+//     bench_cuda_engine MODEL kl PRECISION TOKENS            mean KL from the model in bfloat16, and both perplexities, over a file of int32 token ids
+//     bench_cuda_engine MODEL trace PRECISION BATCH          a few steps of one batch, for a profiler
 //     bench_cuda_engine MODEL logits PRECISION COUNT FILE [CHUNK]    teacher-forced logits of random tokens, for compare-logits.py
 //
 // PRECISION is stored, fp8, or deterministic.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -150,12 +154,59 @@ void logits(const Case& wanted, int count, const std::string& file, int chunk) {
   put(result.value().data(), result.value().size() * sizeof(float));
 }
 
+// Log-softmax of one position, in place.
+void normalize(std::span<float> logits) {
+  const float highest = *std::max_element(logits.begin(), logits.end());
+  double total = 0;
+  for (const float logit : logits) total += std::exp(static_cast<double>(logit - highest));
+  const auto normalizer = static_cast<float>(highest + std::log(total));
+  for (float& logit : logits) logit -= normalizer;
+}
+
+void kl(const Case& wanted, const std::string& file) {
+  constexpr int window = 512;
+  std::ifstream in(file, std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(in), {}};
+  std::vector<int32_t> tokens(bytes.size() / sizeof(int32_t));
+  std::memcpy(tokens.data(), bytes.data(), tokens.size() * sizeof(int32_t));
+  Run exact({wanted.path, "stored"}, 1, 1024), other(wanted, 1, 1024);
+  const auto vocabulary = static_cast<size_t>(exact.engine().info().vocabulary_size);
+  double divergence = 0, exact_loss = 0, other_loss = 0;
+  int64_t positions = 0, scored = 0;
+  for (size_t first = 0; first + window <= tokens.size(); first += window) {
+    const std::vector<int32_t> part(tokens.begin() + static_cast<std::ptrdiff_t>(first), tokens.begin() + static_cast<std::ptrdiff_t>(first) + window);
+    auto p = exact.engine().evaluate(part, window).take(), q = other.engine().evaluate(part, window).take();
+    for (size_t t = 0; t < window; t++) {
+      const std::span ps(p.data() + t * vocabulary, vocabulary), qs(q.data() + t * vocabulary, vocabulary);
+      normalize(ps);
+      normalize(qs);
+      for (size_t i = 0; i < vocabulary; i++) divergence += std::exp(static_cast<double>(ps[i])) * (static_cast<double>(ps[i]) - qs[i]);
+      positions++;
+      if (t + 1 == window) continue;
+      exact_loss -= ps[static_cast<size_t>(part[t + 1])];
+      other_loss -= qs[static_cast<size_t>(part[t + 1])];
+      scored++;
+    }
+  }
+  std::printf("kl: %s: mean KL %.5f over %lld positions, perplexity %.4f beside %.4f in bfloat16\n", wanted.precision.c_str(), divergence / static_cast<double>(positions),
+              static_cast<long long>(positions), std::exp(other_loss / static_cast<double>(scored)), std::exp(exact_loss / static_cast<double>(scored)));
+}
+
+void trace(const Case& wanted, int batch) {
+  Run run(wanted, batch, 2048);
+  run.time({batch, 128, 8});
+}
+
 }  // namespace
 
 int main(int count, char** words) {
   const std::string what = count > 3 ? words[2] : "";
   if (what == "steps" || what == "prefill") {
     (what == "steps" ? steps : prefill)({words[1], words[3]}, count > 4 ? std::atoi(words[4]) : 3);
+  } else if (what == "kl" && count == 5) {
+    kl({words[1], words[3]}, words[4]);
+  } else if (what == "trace" && count == 5) {
+    trace({words[1], words[3]}, std::atoi(words[4]));
   } else if (what == "logits" && count >= 6) {
     logits({words[1], words[3]}, std::atoi(words[4]), words[5], count > 6 ? std::atoi(words[6]) : 512);
   } else {

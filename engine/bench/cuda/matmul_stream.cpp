@@ -183,8 +183,6 @@ std::vector<Choice> choices() {
   std::vector<Choice> all = {{"as chosen", {}}};
   const auto kib_of = [](int kib) { return std::to_string(kib) + " KiB"; };
   for (const int kib : {48, 64, 80, 100, 128, 192}) all.push_back({"ring " + kib_of(kib), {.ring_bytes = kib << 10, .wide_ring_bytes = kib << 10}});
-  for (const int kib : {0, 32, 128, 256}) all.push_back({"ahead " + kib_of(kib), {.ahead_bytes = kib << 10}});
-  for (const int kib : {0, 32, 128, 256, 1 << 16}) all.push_back({"next at " + kib_of(kib), {.left_bytes = kib << 10}});
   for (const int tokens : {1, 9, 33, stream_tokens_max + 1})
     all.push_back({"peers from " + std::to_string(tokens) + " tokens", {.peers_tokens_min = tokens}});
   for (const int blocks : {1, 2, 3}) all.push_back({"tiles of " + std::to_string(blocks) + " blocks", {.tile_blocks_max = blocks}});

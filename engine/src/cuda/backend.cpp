@@ -35,11 +35,30 @@ CudaBackend::CudaBackend(const Model& model, const KvSlots& slots, Team& team, c
     ropes_.push_back({weights_->vector(rope.frequencies), turns_.back().get(), pairs, rope.attention_factor, rope.style == Rope::Style::halves});
   }
   weights_->finish();
+  share_norms();
   work_ = weights_->work();
   blas_ = BlasLt::open();
   reserve();
   log.push_back(text("weights: ", weights_->bytes() >> 20, limits_.as_fp8 ? " MiB on the GPU, in E4M3 with a scale for each row (embedding and LM head in bfloat16); " : " MiB in bfloat16 on the GPU; matrices of over ", stream_tokens_max, " tokens by ",
                      blas_ != nullptr ? "cuBLASLt" : "our own kernel in turns of 64, since libcublasLt.so.13 is not to be had"));
+}
+
+// A norm by the root mean square right behind what writes x is left by that.
+void CudaBackend::share_norms() {
+  for (size_t i = 0; i + 1 < operators_.size(); i++) {
+    auto* qkv = std::get_if<CudaQkv>(&operators_[i + 1]);
+    auto* gate_up = std::get_if<CudaGateUp>(&operators_[i + 1]);
+    if (qkv == nullptr && gate_up == nullptr) continue;
+    const DeviceNorm& norm = qkv != nullptr ? qkv->norm : gate_up->norm;
+    if (norm.weight == nullptr || norm.is_layer) continue;
+    DeviceNorm* next = nullptr;
+    if (auto* embed = std::get_if<CudaEmbed>(&operators_[i])) next = &embed->next;
+    if (auto* project = std::get_if<CudaProject>(&operators_[i]); project != nullptr && project->post_norm.weight == nullptr) next = &project->next;
+    if (auto* down = std::get_if<CudaDown>(&operators_[i]); down != nullptr && down->post_norm.weight == nullptr) next = &down->next;
+    if (next == nullptr) continue;
+    *next = norm;
+    (qkv != nullptr ? qkv->is_left : gate_up->is_left) = true;
+  }
 }
 
 CudaBackend::~CudaBackend() {
@@ -66,6 +85,7 @@ void CudaBackend::reserve() {
   }
   x_ = DeviceArray<float>(t * static_cast<size_t>(hidden));
   normed_ = DeviceArray<__nv_bfloat16>(t * static_cast<size_t>(padded_columns(hidden)));
+  squares_ = DeviceArray<float>(t * static_cast<size_t>(hidden / square_values));
   qkv_ = DeviceArray<float>(t * static_cast<size_t>(attention + 2 * config_.kv_heads * config_.head_dim));
   q_ = DeviceArray<__nv_bfloat16>(t * static_cast<size_t>(attention));
   attended_ = DeviceArray<__nv_bfloat16>(t * static_cast<size_t>(padded_columns(attention)));
@@ -160,7 +180,7 @@ void CudaBackend::run_eagerly(const Plan& plan, const StepRoom& needed) {
   StepRoom room = needed;
   room.tokens = rounded_up(needed.tokens, needed.tokens > stream_tokens_max ? step_multiple : 8);
   step_->write(plan, room, stream_);
-  StepView step = step_->view(room);
+  const StepView step = step_->view(room);
   forward(step);
   if (plan.logits != nullptr) return read_logits(plan, room);
   if (room.samples == 0) return;

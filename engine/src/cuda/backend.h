@@ -37,6 +37,7 @@ class CudaBackend final : public Backend {
   };
   static constexpr int flights_max = 2;
 
+  void share_norms();
   void reserve();
   void reserve_experts(const CudaExperts& op);
   void upload_history(const Plan& plan);
@@ -61,8 +62,10 @@ class CudaBackend final : public Backend {
   void sample_tokens(const StepView& step);
 
   // y = w . x + bias for all of the step's tokens.
-  void multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds);
-  void add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const __nv_bfloat16* x);
+  void multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds, const NormInput& norm = {}, const NormOutput& next = {});
+  void add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const DeviceNorm& next, const __nv_bfloat16* x);
+  NormInput normed_input(const StepView& step, const DeviceNorm& norm, bool is_left);
+  NormOutput left_for(const StepView& step, const DeviceNorm& next) const;
   BlasLt::Input input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens);
   bool streams(int tokens) const { return tokens <= stream_tokens_max || blas_ == nullptr || limits_.is_deterministic; }
   KvView kv_of(int layer) const;
@@ -86,6 +89,7 @@ class CudaBackend final : public Backend {
   std::vector<DeviceArray<float2>> turns_;   // [T][pairs], one a RoPE
   DeviceArray<float> x_;                     // [T][hidden]
   DeviceArray<__nv_bfloat16> normed_;        // [T][hidden, padded]
+  DeviceArray<float> squares_;               // [T][hidden / square_values]
   DeviceArray<float> qkv_;                   // [T][(heads + 2 kv_heads) * head_dim]
   DeviceArray<__nv_bfloat16> q_;             // [T][heads * head_dim]
   DeviceArray<__nv_bfloat16> attended_;      // [T][heads * head_dim, padded]

@@ -2,6 +2,21 @@
 #include "backend.h"
 
 namespace millrace {
+namespace {
+
+// The same of a step's tokens from `first` on.
+NormInput from(NormInput norm, int first) {
+  if (norm.squares != nullptr) norm.squares += int64_t{first} * norm.count;
+  return norm;
+}
+NormOutput from(NormOutput next, int rows, int first) {
+  if (next.weight == nullptr) return next;
+  next.x += first * next.stride;
+  next.squares += int64_t{first} * (rows / square_values);
+  return next;
+}
+
+}  // namespace
 
 void CudaBackend::forward(const StepView& step) {
   for (const CudaOperator& op : operators_)
@@ -15,7 +30,20 @@ void CudaBackend::run_operator(const StepView& step, const CudaEmbed& op) {
   task.history = history_.get();
   task.history_stride = limits_.context_tokens;
   task.x = x_.get();
+  task.next = left_for(step, op.next);
   embed(stream_, step, task);
+}
+
+// What a norm's reader multiplies: left by who wrote x, where a step's matrices are streamed, or else by a kernel of its own.
+NormInput CudaBackend::normed_input(const StepView& step, const DeviceNorm& norm, bool is_left) {
+  if (is_left && streams(step.tokens_max)) return {squares_.get(), config_.hidden / square_values, config_.hidden, norm.epsilon};
+  normalize(stream_, step, Rows::tokens, norm, x_.get(), config_.hidden, normed_.get());
+  return {};
+}
+
+NormOutput CudaBackend::left_for(const StepView& step, const DeviceNorm& next) const {
+  if (next.weight == nullptr || !streams(step.tokens_max)) return {};
+  return {next.weight, normed_.get(), padded_columns(config_.hidden), squares_.get()};
 }
 
 KvView CudaBackend::kv_of(int layer) const {
@@ -33,8 +61,8 @@ KvView CudaBackend::kv_of(int layer) const {
 }
 
 void CudaBackend::run_operator(const StepView& step, const CudaQkv& op) {
-  normalize(stream_, step, Rows::tokens, op.norm, x_.get(), config_.hidden, normed_.get());
-  multiply(op.linear, normed_.get(), step.tokens_max, qkv_.get(), false);
+  const NormInput norm = normed_input(step, op.norm, op.is_left);
+  multiply(op.linear, normed_.get(), step.tokens_max, qkv_.get(), false, norm);
   HeadsTask task{.qkv = qkv_.get(), .heads = config_.heads, .kv_heads = config_.kv_heads, .head_dim = config_.head_dim, .q_norm = op.q_norm, .k_norm = op.k_norm};
   task.rope = ropes_[static_cast<size_t>(op.rope)];
   task.query_scale = op.query_scale;
@@ -45,16 +73,17 @@ void CudaBackend::run_operator(const StepView& step, const CudaQkv& op) {
 
 void CudaBackend::run_operator(const StepView& step, const CudaAttend& op) {
   const int64_t width = int64_t{config_.heads} * config_.head_dim, stride = padded_columns(static_cast<int>(width));
+  const AttendScratch scratch{partials_.get(), arrived_.get()};
   const KvView kv = kv_of(op.layer);
-  if (step.pieces_max > 0) attend_pieces(stream_, step, op.shape, kv, q_.get(), width, {partials_.get(), arrived_.get()}, attended_.get(), stride);
+  if (step.pieces_max > 0) attend_pieces(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride);
   if (step.tiles_max > 0) attend_tiles(stream_, step, op.shape, kv, q_.get(), width, attended_.get(), stride);
 }
 
-void CudaBackend::run_operator(const StepView& step, const CudaProject& op) { add_to_stream(step, op.linear, op.post_norm, attended_.get()); }
-void CudaBackend::run_operator(const StepView& step, const CudaDown& op) { add_to_stream(step, op.linear, op.post_norm, gated_.get()); }
+void CudaBackend::run_operator(const StepView& step, const CudaProject& op) { add_to_stream(step, op.linear, op.post_norm, op.next, attended_.get()); }
+void CudaBackend::run_operator(const StepView& step, const CudaDown& op) { add_to_stream(step, op.linear, op.post_norm, op.next, gated_.get()); }
 
 void CudaBackend::run_operator(const StepView& step, const CudaGateUp& op) {
-  normalize(stream_, step, Rows::tokens, op.norm, x_.get(), config_.hidden, normed_.get());
+  const NormInput norm = normed_input(step, op.norm, op.is_left);
   const int tokens = step.tokens_max, stride = padded_columns(op.ffn);
   GateTask task{.wide = wide_.get(), .bias = op.linear.bias, .activation = op.activation, .is_gated = op.is_gated, .ffn = op.ffn, .out = gated_.get()};
   if (!streams(tokens)) {
@@ -69,6 +98,7 @@ void CudaBackend::run_operator(const StepView& step, const CudaGateUp& op) {
     MatmulOutput output{.kind = op.is_gated ? MatmulOutput::Kind::gate : MatmulOutput::Kind::store, .bias = op.linear.bias, .activation = op.activation};
     output.y = op.is_gated ? static_cast<void*>(gated_.get() + int64_t{first} * stride) : wide_.get();
     output.stride = op.is_gated ? stride : op.linear.weight.rows;
+    output.norm = from(norm, first);
     matmul_stream(stream_, op.linear.weight, x, count, output);
     if (op.is_gated) continue;
     task.out = gated_.get() + int64_t{first} * stride;
@@ -123,7 +153,7 @@ BlasLt::Input CudaBackend::input_of(const DeviceMatrix& w, const __nv_bfloat16* 
   return {quants_.get(), quant_scales_.get()};
 }
 
-void CudaBackend::multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds) {
+void CudaBackend::multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds, const NormInput& norm, const NormOutput& next) {
   const DeviceMatrix& w = linear.weight;
   if (!streams(tokens)) {
     blas_->multiply(stream_, w, input_of(w, x, tokens), tokens, BlasLt::Result::f32, y, w.rows, adds);
@@ -131,14 +161,16 @@ void CudaBackend::multiply(const DeviceLinear& linear, const __nv_bfloat16* x, i
     return;
   }
   for (int first = 0; first < tokens; first += stream_tokens_max) {
-    const MatmulOutput output{.kind = adds ? MatmulOutput::Kind::add : MatmulOutput::Kind::store, .y = y + int64_t{first} * w.rows, .stride = w.rows, .bias = linear.bias};
+    MatmulOutput output{.kind = adds ? MatmulOutput::Kind::add : MatmulOutput::Kind::store, .y = y + int64_t{first} * w.rows, .stride = w.rows, .bias = linear.bias};
+    output.norm = from(norm, first);
+    output.next = from(next, w.rows, first);
     matmul_stream(stream_, w, x + int64_t{first} * w.columns, std::min(stream_tokens_max, tokens - first), output);
   }
 }
 
 // x += post_norm(linear . input).
-void CudaBackend::add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const __nv_bfloat16* x) {
-  if (post_norm.weight == nullptr) return multiply(linear, x, step.tokens_max, x_.get(), true);
+void CudaBackend::add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const DeviceNorm& next, const __nv_bfloat16* x) {
+  if (post_norm.weight == nullptr) return multiply(linear, x, step.tokens_max, x_.get(), true, {}, left_for(step, next));
   multiply(linear, x, step.tokens_max, added_.get(), false);
   add_normed(stream_, step, post_norm, added_.get(), config_.hidden, x_.get());
 }

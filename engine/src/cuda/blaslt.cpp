@@ -86,7 +86,7 @@ struct BlasLt::Plan {
     if (description != nullptr) library.destroy_description(description);
   }
 
-  void find(Handle handle, const Shape& shape) {
+  void find(Handle handle, const Shape& shape, const void* scales) {
     const auto [stored, rows, columns, tokens, result, stride, adds] = shape;
     const int type = stored == DeviceMatrix::Type::fp8 ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
     check_blas(library.create_description(&description, compute_f32, CUDA_R_32F), "describing a product");
@@ -94,6 +94,10 @@ struct BlasLt::Plan {
     if (stored == DeviceMatrix::Type::fp8)
       for (const int attribute : {attribute_w_scaling, attribute_x_scaling})
         check_blas(library.set_attribute(description, attribute, &scale_for_each_row, sizeof(scale_for_each_row)), "describing scales");
+    // Which algorithms there are depends on there being scales; whose, is said with each product.
+    if (stored == DeviceMatrix::Type::fp8)
+      for (const int attribute : {attribute_w_scales, attribute_x_scales})
+        check_blas(library.set_attribute(description, attribute, &scales, sizeof(scales)), "describing scales");
     check_blas(library.create_layout(&w, type, static_cast<uint64_t>(columns), static_cast<uint64_t>(rows), columns), "describing weights");
     check_blas(library.create_layout(&x, type, static_cast<uint64_t>(columns), static_cast<uint64_t>(tokens), columns), "describing tokens");
     check_blas(library.create_layout(&y, result == Result::f32 ? CUDA_R_32F : CUDA_R_16BF, static_cast<uint64_t>(rows), static_cast<uint64_t>(tokens), stride), "describing results");
@@ -130,7 +134,7 @@ BlasLt::Plan& BlasLt::plan_of(const Shape& shape) {
   std::unique_ptr<Plan>& plan = plans_[shape];
   if (plan == nullptr) {
     plan = std::make_unique<Plan>(*library_);
-    plan->find(handle_, shape);
+    plan->find(handle_, shape, workspace_.get());
   }
   return *plan;
 }

@@ -1,6 +1,7 @@
 // The beginning of a step: each token's row of the embedding, the angles that its position turns heads by, and its id into the history that
 // penalties count. One block a token.
 #include "launch.h"
+#include "norm_shared.cuh"
 #include "vectors.h"
 
 namespace millrace {
@@ -26,7 +27,13 @@ __global__ void __launch_bounds__(embed_threads) embed_kernel(StepView step, Emb
   const int32_t id = token.id >= 0 ? token.id : task.last_tokens[token.slot];
   if (threadIdx.x == 0) task.history[token.slot * task.history_stride + token.position] = id;
   const __nv_bfloat16* row = task.embedding + static_cast<int64_t>(id) * task.columns;
-  for (int i = threadIdx.x; i < task.hidden; i += blockDim.x) task.x[static_cast<int64_t>(t) * task.hidden + i] = __bfloat162float(row[i]) * task.scale;
+  // Threads 16 by 16, as squares are summed; hidden is a multiple of that.
+  for (int first = 0; first < task.hidden; first += embed_threads) {
+    const int i = first + static_cast<int>(threadIdx.x);
+    const float value = i < task.hidden ? __bfloat162float(row[i]) * task.scale : 0.0f;
+    if (i < task.hidden) task.x[static_cast<int64_t>(t) * task.hidden + i] = value;
+    if (task.next.weight != nullptr) leave_for_norm(task.next, task.hidden, i, t, value, i < task.hidden);
+  }
   for (int i = 0; i < task.ropes.count; i++) turn(task.ropes.rope[i], t, token.position);
 }
 

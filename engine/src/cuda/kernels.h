@@ -32,6 +32,21 @@ struct DeviceMatrix {
   int64_t row_bytes() const { return int64_t{columns} * (type == Type::fp8 ? 1 : 2); }
 };
 
+// How a norm by the root mean square is shared by the kernels around it, which saves one of its own: who writes the residual stream leaves x times the norm's
+// weights, and sums of squares of each 16 values; who reads that multiplies its results by the token's factor, 1 / sqrt(mean square + epsilon).
+constexpr int square_values = 16;
+struct NormOutput {
+  const float* weight = nullptr;      // [rows]; none: nothing is left
+  __nv_bfloat16* x = nullptr;         // [tokens][stride]
+  int64_t stride = 0;
+  float* squares = nullptr;           // [tokens][rows / square_values]
+};
+struct NormInput {
+  const float* squares = nullptr;     // [tokens][columns / square_values]; none: x is what it should be
+  int count = 0, n = 0;               // columns / square_values; columns, without padding
+  float epsilon = 0;
+};
+
 // What becomes of a matrix's result y = w . x + bias.
 struct MatmulOutput {
   enum class Kind : uint8_t {
@@ -44,6 +59,8 @@ struct MatmulOutput {
   int64_t stride = 0;
   const float* bias = nullptr;  // [rows], or none
   Activation activation = Activation::silu;
+  NormInput norm;               // of x
+  NormOutput next;              // of y, of kind `add` with a multiple of 16 rows
 };
 
 // matmul_stream.cu: for few tokens. Reads the matrix once, at the memory's pace. x is [tokens][w.columns], of which up to the next
@@ -74,7 +91,7 @@ struct AttendScratch {
   int* arrived = nullptr;     // [tokens][kv_heads], zero before and after
 };
 
-// attend.cu. q is [tokens][q_stride] (heads x head_dim of each), already turned and scaled; out is [tokens][out_stride].
+// attend_pieces.cu and attend_tiles.cu. q is [tokens][q_stride] (heads x head_dim of each), already turned and scaled; out is [tokens][out_stride].
 // attend_pieces: the step's pieces, chunks of single tokens' contexts, merged in their order. attend_tiles: its tiles, several tokens of a row.
 // Keys and values of the step's own tokens are in memory already.
 void attend_pieces(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,

@@ -9,6 +9,8 @@
 // Reference: the sums in double, in test/cuda/matmul_stream.test.cpp.
 #include "activate.cuh"
 #include "launch.h"
+#include "norm_shared.cuh"
+#include "reduce.cuh"
 #include "stream_plan.h"
 #include "stream_sum.cuh"
 #include "tile_copy.cuh"
@@ -48,7 +50,7 @@ __device__ Blocks blocks_of(const StreamPlan& plan, int tile) {
 // must begin at multiples of 1 KiB, after which their pattern repeats.
 template <int T>
 struct Ring {
-  static constexpr uint32_t sums_at = stream_barrier_bytes, stages_at = stream_stages_at<T>;
+  static constexpr uint32_t factors_at = stream_barrier_bytes, sums_at = factors_at + stream_factor_bytes, stages_at = stream_stages_at<T>;
   uint32_t begin, stage_bytes;
 
   __device__ uint32_t stage(int slot) const { return begin + stages_at + static_cast<uint32_t>(slot) * stage_bytes; }
@@ -84,18 +86,12 @@ template <Type type, int T>
 class Loader {
  public:
   __device__ Loader(const StreamMaps& w, const CUtensorMap& x, const StreamTask& task, const Ring<T>& ring)
-      : w_(w), x_(x), task_(task), ring_(ring), next_(task.plan), ahead_(task.plan), policy_(evict_first_policy()), asks_(threadIdx.x % 32 == 0) {}
+      : w_(w), x_(x), task_(task), ring_(ring), next_(task.plan), policy_(evict_first_policy()), asks_(threadIdx.x % 32 == 0) {}
 
-  // Weights never change, so that this needs not wait for who runs before. Whoever comes next is let in when most of this matrix has been
-  // asked for, and not at once: what it reads early is to fill the pause in which this kernel ends, not to delay that end.
+  // Weights never change, so that this needs not wait for who runs before.
   __device__ void begin() {
 #pragma unroll 1
     for (; next_.exists(task_.plan) && filled_ < task_.plan.stages; filled_++, next_.advance(task_.plan)) load_weights(filled_);
-    ahead_ = next_;
-#pragma unroll 1
-    for (int i = 0; i < task_.plan.stages_ahead; i++) prefetch_ahead();
-    left_ = task_.plan.tiles * task_.plan.steps - filled_;
-    if (left_ <= task_.plan.stages_left) let_next_begin();
   }
   __device__ void run() {
     // The ring may hold the beginning of several tiles, and x is the same for each.
@@ -106,8 +102,6 @@ class Loader {
       barrier_wait(ring_.empty(turn.slot), turn.parity);
       load_weights(turn.slot);
       load_tokens(turn.slot, next_.step);
-      prefetch_ahead();
-      if (--left_ == task_.plan.stages_left) let_next_begin();
     }
   }
 
@@ -135,22 +129,14 @@ class Loader {
     const int half = static_cast<int>(cluster_rank());
     copy_tile_to_peers(tokens + static_cast<uint32_t>(half * half_tokens_bytes), x_, {0, step * token_units, half * 4 * T}, ring_.full(slot), 3);
   }
-  __device__ void prefetch_ahead() {
-    if (task_.plan.stages_ahead == 0 || !ahead_.exists(task_.plan)) return;
-#pragma unroll 1
-    for (int box = 0; box < task_.plan.boxes && ahead_.blocks.count > 0; box++)
-      if (asks_) prefetch_tile(map(ahead_), place(ahead_, box), policy_);
-    ahead_.advance(task_.plan);
-  }
-
   const StreamMaps& w_;
   const CUtensorMap& x_;
   const StreamTask& task_;
   const Ring<T>& ring_;
-  Stage next_, ahead_;
+  Stage next_;
   uint64_t policy_;
   bool asks_;
-  int filled_ = 0, left_ = 0;
+  int filled_ = 0;
 };
 
 // Sums all stages of a tile, of which `count` blocks are this warp's. A warp has columns in every second stage, but takes note of each, since
@@ -186,19 +172,39 @@ __device__ void sum_tile(const StreamTask& task, const Ring<T>& ring, const Stre
   }
 }
 
-// One result of a row and a token, or of a gate row and its up row.
-__device__ void finish(const StreamTask& task, int row, int token, float sum, float up) {
+// The factor of each token's norm, once for each group.
+__device__ void find_factors(const StreamTask& task) {
+  const NormInput& norm = task.output.norm;
+  const int thread = static_cast<int>(threadIdx.x) % group_threads, lane = thread % 32;
+  float* factors = reinterpret_cast<float*>(shared + stream_barrier_bytes) + static_cast<int>(threadIdx.x) / group_threads * stream_tokens_max;
+#pragma unroll 1
+  for (int token = thread / 32; token < task.tokens && norm.squares != nullptr; token += classes) {
+    float sum = 0;
+#pragma unroll 4
+    for (int i = lane; i < norm.count; i += 32) sum += norm.squares[token * norm.count + i];
+    sum = warp_sum(sum);
+    if (lane == 0) factors[token] = rsqrtf(sum / static_cast<float>(norm.n) + norm.epsilon);
+  }
+}
+
+// One result of a row and a token, or of a gate row and its up row; returns what `store` and `add` leave.
+__device__ float finish(const StreamTask& task, int row, int token, float sum, float up) {
   const MatmulOutput& output = task.output;
   const int64_t at = token * output.stride + row;
+  if (output.norm.squares != nullptr) {
+    const float factor = reinterpret_cast<const float*>(shared + stream_barrier_bytes)[static_cast<int>(threadIdx.x) / group_threads * stream_tokens_max + token];
+    sum *= factor;
+    up *= factor;
+  }
   sum = fmaf(sum, task.scales == nullptr ? 1.0f : task.scales[row], output.bias == nullptr ? 0.0f : output.bias[row]);
   if (output.kind == MatmulOutput::Kind::gate) {
     const int up_row = task.half_rows + row;
     up = fmaf(up, task.scales == nullptr ? 1.0f : task.scales[up_row], output.bias == nullptr ? 0.0f : output.bias[up_row]);
     static_cast<__nv_bfloat16*>(output.y)[at] = __float2bfloat16(gated(output.activation, sum, up));
-  } else {
-    float* y = static_cast<float*>(output.y) + at;
-    *y = output.kind == MatmulOutput::Kind::add ? *y + sum : sum;
+    return 0;
   }
+  float* y = static_cast<float*>(output.y) + at;
+  return *y = output.kind == MatmulOutput::Kind::add ? *y + sum : sum;
 }
 
 // Adds up what the four warps of a group have of a block, in their order, and stores it.
@@ -231,10 +237,11 @@ __device__ void finish_block(const StreamTask& task, int block, const float (&su
 #pragma unroll 1
     for (int item = thread; item < tiles * 8 * rows; item += group_threads) {
       const int token = n * 8 + item / rows, row = block * task.block_rows + item % rows;
-      if (token >= task.tokens || row >= rows_end) continue;
+      const bool exists = token < task.tokens && row < rows_end;
       const float* from = all + item / rows * row_floats + item % rows;
       const auto total = [&](int i) { return from[i] + from[class_floats + i] + from[2 * class_floats + i] + from[3 * class_floats + i]; };
-      finish(task, row, token, total(0), is_gate ? total(stream_half_rows) : 0.0f);
+      const float result = exists ? finish(task, row, token, total(0), is_gate ? total(stream_half_rows) : 0.0f) : 0.0f;
+      if (task.output.next.weight != nullptr) leave_for_norm(task.output.next, task.rows, row, token, result, exists);
     }
   }
 }
@@ -272,6 +279,8 @@ template <Type type, int T>
 __global__ void __launch_bounds__(stream_threads, T < 8 ? 2 : 1)
     stream_kernel(const __grid_constant__ StreamMaps w, const __grid_constant__ CUtensorMap x, const __grid_constant__ StreamTask task) {
   const Ring<T> ring{shared_address(shared), static_cast<uint32_t>(task.plan.stage_bytes)};
+  // Whoever comes next fills its own ring while this one is at work.
+  let_next_begin();
   if (threadIdx.x / 32 == summing_warps) {
     if (threadIdx.x % 32 == 0) {
       for (const CUtensorMap& map : w.by_blocks) prefetch_map(map);
@@ -292,6 +301,7 @@ __global__ void __launch_bounds__(stream_threads, T < 8 ? 2 : 1)
   } else {
     sync_barriers(task);
     wait_for_previous();
+    find_factors(task);
     sum_all<type, T>(task, ring);
   }
   // Barriers must outlive a peer's last arrival.

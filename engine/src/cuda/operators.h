@@ -19,9 +19,11 @@ struct DeviceLinear {
   const float* bias = nullptr;  // [rows], or none
 };
 
+// `next` is the norm that reads x next, where it can be shared between kernels (see NormOutput), or none; `is_left`: it was left by who wrote x.
 struct CudaEmbed {
   DeviceMatrix weight;  // [vocabulary][hidden]
   float scale;
+  DeviceNorm next = {};
 };
 struct CudaQkv {
   int layer;
@@ -30,6 +32,7 @@ struct CudaQkv {
   DeviceNorm q_norm, k_norm;
   int rope;
   float query_scale;
+  bool is_left = false;
 };
 struct CudaAttend {
   int layer;
@@ -38,6 +41,7 @@ struct CudaAttend {
 struct CudaProject {
   DeviceLinear linear;
   DeviceNorm post_norm;
+  DeviceNorm next = {};
 };
 struct CudaGateUp {
   DeviceNorm norm;
@@ -45,10 +49,12 @@ struct CudaGateUp {
   bool is_gated;
   int ffn;
   Activation activation;
+  bool is_left = false;
 };
 struct CudaDown {
   DeviceLinear linear;
   DeviceNorm post_norm;
+  DeviceNorm next = {};
 };
 struct CudaExperts {
   DeviceNorm norm;

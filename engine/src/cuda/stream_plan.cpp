@@ -59,9 +59,8 @@ StreamPlan plan_stream(const DeviceMatrix& w, int tokens, MatmulOutput::Kind kin
   plan.tile_blocks = divided_up(blocks_max, plan.tiles);
   plan.steps = divided_up(w.columns, stream_stage_units * stream_unit_columns(w.type));
   plan.stage_bytes = plan.tile_blocks * stream_block_bytes + 8 * plan.token_tiles * stream_token_bytes(w.type);
-  plan.stages = std::clamp((plan.token_tiles < 8 ? tuning.ring_bytes : tuning.wide_ring_bytes) / plan.stage_bytes, 1, stream_stages_max);
-  plan.stages_ahead = tuning.ahead_bytes / (plan.tile_blocks * stream_block_bytes);
-  plan.stages_left = tuning.left_bytes / (plan.tile_blocks * stream_block_bytes);
+  const bool is_wide = plan.token_tiles == 8 || w.rows >= tuning.wide_rows_min;
+  plan.stages = std::clamp((is_wide ? tuning.wide_ring_bytes : tuning.ring_bytes) / plan.stage_bytes, 1, stream_stages_max);
   plan.shared_bytes = stream_stages_offset(plan.token_tiles) + static_cast<size_t>(plan.stages) * static_cast<size_t>(plan.stage_bytes);
   return plan;
 }

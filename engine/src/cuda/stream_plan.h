@@ -29,17 +29,19 @@ constexpr int stream_sum_row_floats = 20, stream_sum_tile_floats = 8 * stream_su
 constexpr int stream_sum_tiles(int token_tiles) { return token_tiles < 2 ? token_tiles : 2; }
 // Where the ring begins in shared memory: behind barriers and sums.
 constexpr uint32_t stream_barrier_bytes = 2 * stream_stages_max * 8;
+// Between them, of two groups, the factors of a norm for each token.
+constexpr uint32_t stream_factor_bytes = 2 * stream_tokens_max * 4;
 constexpr uint32_t stream_stages_offset(int token_tiles) {
-  const uint32_t bytes = stream_barrier_bytes + static_cast<uint32_t>(2 * 4 * stream_sum_tiles(token_tiles) * stream_sum_tile_floats) * 4;
+  const uint32_t bytes = stream_barrier_bytes + stream_factor_bytes + static_cast<uint32_t>(2 * 4 * stream_sum_tiles(token_tiles) * stream_sum_tile_floats) * 4;
   return (bytes + 1023) / 1024 * 1024;
 }
 
-// What measurements chose. Two CTAs of neighbouring kernels share a multiprocessor, so that each has less than half of its memory.
+// What measurements chose. Two CTAs of neighbouring kernels share a multiprocessor, so that each has less than half of its memory: the next one is
+// to fill its ring while this one works and what stands between them runs.
 struct StreamTuning {
-  int ring_bytes = 96 << 10;        // of shared memory
-  int wide_ring_bytes = 192 << 10;  // for more than 32 tokens, where a CTA is alone for its registers' sake
-  int ahead_bytes = 0;              // of weights that are fetched into L2 before the ring has room for them
-  int left_bytes = 64 << 10;        // of weights not yet asked for, when the next kernel may begin
+  int ring_bytes = 100 << 10;       // of shared memory
+  int wide_ring_bytes = 192 << 10;  // for more than 32 tokens, where a CTA is alone for its registers' sake, and for the longest matrices
+  int wide_rows_min = 1 << 16;
   int peers_tokens_min = 17;        // from so many tokens on, two CTAs share what they read of x
   int tile_blocks_max = stream_tile_blocks_max;
 };
@@ -54,7 +56,6 @@ struct StreamPlan {
   int steps = 0;        // stages of a tile
   int boxes = 0;        // of rows that lie together, in a block: 1 or 2
   int stages = 0;       // of the ring
-  int stages_ahead = 0, stages_left = 0;
   int stage_bytes = 0;
   size_t shared_bytes = 0;
 };

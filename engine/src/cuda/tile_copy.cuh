@@ -88,11 +88,4 @@ __device__ inline void copy_tile_to_peers(uint32_t to, const CUtensorMap& map, T
       "l"(&map), "r"(at.column), "r"(at.unit), "r"(at.row), "r"(barrier), "h"(peers)
       : "memory");
 }
-// Into L2 alone.
-__device__ inline void prefetch_tile(const CUtensorMap& map, TilePlace at, uint64_t policy) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile.L2::cache_hint [%0, {%1, %2, %3}], %4;" ::"l"(&map), "r"(at.column), "r"(at.unit),
-               "r"(at.row), "l"(policy)
-               : "memory");
-}
-
 }  // namespace millrace

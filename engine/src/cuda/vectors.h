@@ -33,6 +33,7 @@ struct EmbedTask {
   int32_t* history = nullptr;            // [slots][history_stride]
   int64_t history_stride = 0;
   float* x = nullptr;
+  NormOutput next;                       // of x; see kernels.h
 };
 void embed(cudaStream_t stream, const StepView& step, const EmbedTask& task);
 

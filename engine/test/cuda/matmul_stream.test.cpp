@@ -327,7 +327,6 @@ TEST("a token's bits are the same in any company, and however the matrix is divi
   StreamTuning small, apart, large;
   small.ring_bytes = small.wide_ring_bytes = 40 << 10;
   small.tile_blocks_max = 1;
-  small.ahead_bytes = 0;
   apart.peers_tokens_min = stream_tokens_max + 1;
   apart.tile_blocks_max = 3;
   large.peers_tokens_min = 1;

@@ -192,6 +192,7 @@ TEST("gates have their activation and bias, from float32 and bfloat16") {
     for (const bool is_gated : {true, false})
       for (const bool is_float32 : {true, false}) {
         const int ffn = random.between(1, 40) * 16, tokens = 3, width = is_gated ? 2 * ffn : ffn;
+        const bool has_bias = random.chance(0.5);
         std::vector<float> wide = normals(random, static_cast<size_t>(tokens * width), 4);
         const std::vector<float> bias = normals(random, static_cast<size_t>(width));
         std::vector<__nv_bfloat16> rounded;
@@ -200,13 +201,13 @@ TEST("gates have their activation and bias, from float32 and bfloat16") {
         const auto d_rounded = test::upload(rounded);
         const auto d_bias = test::upload(bias);
         DeviceArray<__nv_bfloat16> out(static_cast<size_t>(tokens * padded_columns(ffn)));
-        gate(nullptr, tokens, {is_float32 ? static_cast<const void*>(d_wide.get()) : d_rounded.get(), is_float32, d_bias.get(), activation, is_gated, ffn, out.get()});
+        gate(nullptr, tokens, {is_float32 ? static_cast<const void*>(d_wide.get()) : d_rounded.get(), is_float32, has_bias ? d_bias.get() : nullptr, activation, is_gated, ffn, out.get()});
         const std::vector<float> got = test::download(out);
         for (int t = 0; t < tokens; t++) {
           std::vector<double> right;
           for (int i = 0; i < ffn; i++) {
-            const double value = double{wide[static_cast<size_t>(t * width + i)]} + bias[static_cast<size_t>(i)];
-            right.push_back(is_gated ? gated(activation, value, double{wide[static_cast<size_t>(t * width + ffn + i)]} + bias[static_cast<size_t>(ffn + i)]) : activated(activation, value));
+            const auto value = [&](int j) { return double{wide[static_cast<size_t>(t * width + j)]} + (has_bias ? bias[static_cast<size_t>(j)] : 0); };
+            right.push_back(is_gated ? gated(activation, value(i), value(ffn + i)) : activated(activation, value(i)));
           }
           const auto at = got.begin() + t * padded_columns(ffn);
           check_near({at, at + ffn}, right, bf16_error, "gate");

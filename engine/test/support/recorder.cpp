@@ -86,10 +86,14 @@ void Recorder::hear(std::span<const Event> events) {
   heard_.notify_all();
 }
 
+bool on_gpu() {
+  const char* asked = std::getenv("MILLRACE_TEST_KERNELS");
+  return asked != nullptr && std::string_view(asked) == "hopper";
+}
+
 std::unique_ptr<Engine> load(EngineOptions options, Recorder& recorder) {
   if (options.kernels == KernelSet::automatic) {
-    const char* asked = std::getenv("MILLRACE_TEST_KERNELS");
-    options.kernels = asked != nullptr && std::string_view(asked) == "hopper" ? KernelSet::hopper : KernelSet::cpu;
+    options.kernels = on_gpu() ? KernelSet::hopper : KernelSet::cpu;
     options.deterministic = true;
   }
   options.plans_ahead |= std::getenv("MILLRACE_TEST_AHEAD") != nullptr;

@@ -51,6 +51,9 @@ class Recorder {
   std::map<uint32_t, Told> told_;
 };
 
+// Whether tests that leave the choice run on a GPU, whose pages are 32 times as large at least.
+bool on_gpu();
+
 // Loads a model or ends the test with the engine's sentence. With MILLRACE_TEST_KERNELS=hopper a test that leaves the choice runs on a GPU, deterministically,
 // so that what holds of the engine on a CPU is held against it there too; otherwise on a CPU, whatever the machine has.
 std::unique_ptr<Engine> load(EngineOptions options, Recorder& recorder);

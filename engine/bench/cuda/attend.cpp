@@ -1,0 +1,189 @@
+// Attention on a GPU as a step of an 8B Llama has it (32 heads over 8, head_dim 128), layer after layer in one graph: single tokens at the end
+// of contexts, in GB/s of keys and values, and prompts, in TFLOP/s of what is seen. Once with pages of 16 tokens of all layers (2 MiB), once with
+// pages of 1024, where a head's keys lie together for 256 KiB.
+//
+//     bench_cuda_attend [chunk tokens, 128 unless told]
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "cuda/kernels.h"
+#include "cuda/memory.h"
+
+using namespace millrace;
+
+namespace {
+
+constexpr AttendShape shape{.heads = 32, .kv_heads = 8, .head_dim = 128};
+constexpr int layers = 32, width = shape.heads * shape.head_dim, replays = 11, tokens_max = 8192, page_sizes[] = {16, 1024};
+constexpr int64_t position_bytes = int64_t{2} * shape.kv_heads * shape.head_dim * 2;  // of one layer's keys and values
+constexpr size_t kv_bytes_max = size_t{48} << 30, spare_bytes = size_t{6} << 30, l2_bytes = size_t{256} << 20;
+
+template <typename Value>
+DeviceArray<Value> upload(const std::vector<Value>& values) {
+  DeviceArray<Value> array(values.size());
+  if (!values.empty()) check(cudaMemcpy(array.get(), values.data(), array.bytes(), cudaMemcpyHostToDevice), "copying to the device");
+  return array;
+}
+
+// Moderate numbers of either sign.
+void fill(void* memory, size_t bytes) {
+  std::vector<uint16_t> block(std::min(bytes, size_t{32} << 20) / 2);
+  uint64_t state = 1;
+  for (uint16_t& value : block) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    value = static_cast<uint16_t>((state >> 40 & 0x81ff) | 0x3c00);
+  }
+  auto* to = static_cast<uint8_t*>(memory);
+  for (size_t at = 0; at < bytes; at += block.size() * 2)
+    check(cudaMemcpy(to + at, block.data(), std::min(bytes - at, block.size() * 2), cudaMemcpyDefault), "filling");
+}
+
+// Rows of a step: each has `count` tokens at the end of `context` positions.
+struct Work {
+  int rows, context, count;
+};
+
+class Bench {
+ public:
+  explicit Bench(int chunk_tokens) : chunk_tokens_(chunk_tokens), q_(size_t{tokens_max} * width), out_(q_.count()), flushed_(l2_bytes) {
+    size_t free_bytes = 0, total_bytes = 0;
+    check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for free memory");
+    if (free_bytes < 2 * spare_bytes) throw CudaError("this bench takes a GPU with 12 GiB of free memory or more");
+    kv_bytes_ = std::min(kv_bytes_max, free_bytes - spare_bytes) >> 28 << 28;
+    void* memory = nullptr;
+    check(cudaMalloc(&memory, kv_bytes_), "allocating keys and values");
+    kv_.reset(static_cast<uint8_t*>(memory));
+    fill(memory, kv_bytes_);
+    fill(q_.get(), q_.bytes());
+    check(cudaStreamCreate(&stream_), "creating a stream");
+  }
+
+  void decode(const Work& work, int page_tokens) {
+    const double seconds = time(work, page_tokens);
+    const double bytes = static_cast<double>(work.rows) * work.context * position_bytes;
+    std::printf("decode  %4d rows of %5d, pages of %4d, %5d slots %9.2f us %8.0f GB/s\n", work.rows, work.context, page_tokens, slots_, seconds * 1e6, bytes / seconds * 1e-9);
+  }
+  void prefill(const Work& work, int page_tokens) {
+    const double seconds = time(work, page_tokens);
+    double seen = 0;
+    for (int i = 0; i < work.count; i++) seen += work.context - i;
+    const double flops = 4.0 * width * seen * work.rows;
+    std::printf("prefill %4d rows of %5d of %5d, pages of %4d %9.2f us %8.1f TFLOP/s\n", work.rows, work.count, work.context, page_tokens, seconds * 1e6, flops / seconds * 1e-12);
+  }
+
+ private:
+  KvView view(int layer, int page_tokens, int context) const {
+    KvView kv{.base = kv_.get(), .page_tokens = page_tokens};
+    kv.head_bytes = int64_t{page_tokens} * shape.head_dim * 2;
+    kv.page_bytes = page_tokens * position_bytes * layers;
+    kv.key_offset = page_tokens * position_bytes * layer;
+    kv.value_offset = kv.key_offset + shape.kv_heads * kv.head_bytes;
+    kv.slot_bytes = (context + page_tokens - 1) / page_tokens * kv.page_bytes;
+    return kv;
+  }
+
+  // Seconds a layer. Rows share slots where memory has not enough of them: by the time that the second reads a slot, L2 has forgotten the first.
+  double time(const Work& work, int page_tokens) {
+    slots_ = static_cast<int>(std::min<int64_t>(work.rows, static_cast<int64_t>(kv_bytes_) / view(0, page_tokens, work.context).slot_bytes));
+    if (slots_ == 0) return 0;
+    std::vector<StepToken> tokens;
+    std::vector<AttendPiece> pieces;
+    std::vector<AttendTile> tiles;
+    const int tile_tokens = attend_tile_tokens(shape);
+    for (int row = 0; row < work.rows; row++) {
+      const auto first = static_cast<int>(tokens.size());
+      for (int i = 0; i < work.count; i++) tokens.push_back({1, work.context - work.count + i, row % slots_, 0});
+      for (int i = 0; work.count > 1 && i < work.count; i += tile_tokens) tiles.push_back({first + i, std::min(tile_tokens, work.count - i)});
+      const int count = (work.context - 1) / chunk_tokens_ + 1, begun = static_cast<int>(pieces.size());
+      for (int chunk = 0; work.count == 1 && chunk < count; chunk++) pieces.push_back({first, chunk, begun, count});
+    }
+    const auto token_count = static_cast<int>(tokens.size()), piece_count = static_cast<int>(pieces.size()), tile_count = static_cast<int>(tiles.size());
+    const auto device_tokens = upload(tokens);
+    const auto device_pieces = upload(pieces);
+    const auto device_tiles = upload(tiles);
+    const auto counts = upload(std::vector<StepCounts>{{token_count, piece_count, tile_count, 0}});
+    const StepView step{.counts = counts.get(), .tokens = device_tokens.get(), .pieces = device_pieces.get(), .tiles = device_tiles.get(), .tokens_max = token_count,
+                        .pieces_max = piece_count, .tiles_max = tile_count, .chunk_tokens = chunk_tokens_};
+    const DeviceArray<float> partials(pieces.size() * shape.heads * (2 + shape.head_dim));
+    const DeviceArray<int> arrived(tokens.size() * shape.kv_heads);
+    return median_seconds([&] {
+      for (int layer = 0; layer < layers; layer++) {
+        const KvView kv = view(layer, page_tokens, work.context);
+        if (piece_count > 0) attend_pieces(stream_, step, shape, kv, q_.get(), width, {partials.get(), arrived.get()}, out_.get(), width);
+        if (tile_count > 0) attend_tiles(stream_, step, shape, kv, q_.get(), width, out_.get(), width);
+      }
+    }) / layers;
+  }
+
+  double median_seconds(const std::function<void()>& launch_all) {
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    launch_all();  // what is done once for a kernel is done
+    check(cudaStreamSynchronize(stream_), "attending");
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing");
+    launch_all();
+    check(cudaStreamEndCapture(stream_, &graph), "capturing");
+    check(cudaGraphInstantiate(&executable, graph, 0), "instantiating a graph");
+    cudaEvent_t begin, end;
+    check(cudaEventCreate(&begin), "creating an event");
+    check(cudaEventCreate(&end), "creating an event");
+    std::vector<float> times;
+    for (int i = 0; i < replays + 2; i++) {
+      check(cudaMemsetAsync(flushed_.get(), i, flushed_.bytes(), stream_), "emptying L2");
+      check(cudaEventRecord(begin, stream_), "recording");
+      check(cudaGraphLaunch(executable, stream_), "replaying");
+      check(cudaEventRecord(end, stream_), "recording");
+      check(cudaEventSynchronize(end), "replaying");
+      float ms = 0;
+      check(cudaEventElapsedTime(&ms, begin, end), "timing");
+      if (i >= 2) times.push_back(ms);
+    }
+    check(cudaGraphExecDestroy(executable), "ending");
+    check(cudaGraphDestroy(graph), "ending");
+    check(cudaEventDestroy(begin), "ending");
+    check(cudaEventDestroy(end), "ending");
+    std::ranges::sort(times);
+    return times[times.size() / 2] * 1e-3;
+  }
+
+  const int chunk_tokens_;
+  size_t kv_bytes_ = 0;
+  int slots_ = 0;
+  std::unique_ptr<uint8_t, DeviceFree> kv_;
+  DeviceArray<__nv_bfloat16> q_, out_;
+  DeviceArray<uint8_t> flushed_;
+  cudaStream_t stream_ = nullptr;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int chunk_tokens = argc > 1 ? std::atoi(argv[1]) : 128;
+  if (chunk_tokens < 16 || chunk_tokens % 16 != 0 || chunk_tokens > 1024) {
+    std::printf("usage: %s [chunk tokens, a multiple of 16 up to 1024]\n", argv[0]);
+    return 2;
+  }
+  try {
+    cudaDeviceProp device;
+    check(cudaGetDeviceProperties(&device, 0), "looking for a GPU");
+    std::printf("# %s, chunks of %d tokens, tiles of %d\n", device.name, chunk_tokens, attend_tile_tokens(shape));
+    Bench bench(chunk_tokens);
+    for (const int page_tokens : page_sizes) {
+      for (const int rows : {1, 8, 64, 256})
+        for (const int context : {256, 1024, 4096, 8192}) bench.decode({rows, context, 1}, page_tokens);
+      bench.prefill({1, 4096, 4096}, page_tokens);
+      bench.prefill({64, 128, 128}, page_tokens);
+      bench.prefill({1, 8192, 512}, page_tokens);
+    }
+  } catch (const std::exception& error) {
+    std::printf("%s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

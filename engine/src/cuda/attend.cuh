@@ -1,0 +1,148 @@
+// What both attention kernels are made of: where keys and values lie, how they come into shared memory, and the tensor cores' fragments.
+//
+// Memory is read in runs: 16 positions of one head, which lie together whatever a page holds. A run has `dims` values a row in shared memory,
+// head_dim rounded up to what a kernel was compiled for; the values beyond are zero, and so are rows of positions that nobody may see. Rows
+// are 16 bytes apart more than they are long, so that the 8 rows that an ldmatrix reads at once lie in different banks.
+// Weights are powers of two, of scores times log2(e). Sources: FlashAttention-2; PTX ISA, mma.m16n8k16 and ldmatrix.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "kernels.h"
+#include "launch.h"
+
+namespace millrace {
+
+constexpr int run_tokens = 16;
+constexpr float log2_e = 1.4426950408889634f;
+constexpr uint32_t full_warp = 0xffffffffu;
+template <int dims>
+constexpr uint32_t row_bytes = dims * 2 + 16;
+
+// A KvView, and what divides a run's number by the runs of a page: exact while the one times the other is less than 2^30.
+struct KvRuns {
+  KvView view;
+  int64_t run_bytes = 0;
+  int page_runs = 0;
+  uint32_t inverse = 0;  // 2^31 / page_runs, rounded up
+};
+inline KvRuns runs_of(const KvView& view, int head_dim) {
+  const int page_runs = view.page_tokens / run_tokens;
+  const auto inverse = ((int64_t{1} << 31) + page_runs - 1) / page_runs;
+  return {view, int64_t{run_tokens} * head_dim * 2, page_runs, static_cast<uint32_t>(inverse)};
+}
+
+// What a kernel is told at its launch.
+struct AttendTask {
+  StepView step;
+  AttendShape shape;
+  KvRuns kv;
+  const __nv_bfloat16* q = nullptr;  // [tokens][q_stride]
+  int64_t q_stride = 0;
+  __nv_bfloat16* out = nullptr;      // [tokens][out_stride]
+  int64_t out_stride = 0;
+  AttendScratch scratch;
+  int group = 0;                     // query heads of a KV head
+  int blocks = 0;                    // that the queries of a KV head are divided into
+};
+
+#ifdef __CUDACC__
+
+__device__ __forceinline__ const uint8_t* keys_of(const KvRuns& kv, int slot, int kv_head) {
+  return kv.view.base + slot * kv.view.slot_bytes + kv_head * kv.view.head_bytes + kv.view.key_offset;
+}
+// From the first key of a slot's head to that of a run; a value lies as far behind the head's first value.
+__device__ __forceinline__ int64_t offset_of_run(const KvRuns& kv, int run) {
+  const auto page = static_cast<int>(__umulhi(2 * static_cast<uint32_t>(run) + 1, kv.inverse));
+  return page * kv.view.page_bytes + (run - page * kv.page_runs) * kv.run_bytes;
+}
+
+__device__ __forceinline__ int first_seen(int position, int window) { return window > 0 ? max(0, position + 1 - window) : 0; }
+
+__device__ __forceinline__ uint32_t shared_place(const void* memory) { return static_cast<uint32_t>(__cvta_generic_to_shared(memory)); }
+
+// 16 bytes on their way to shared memory, or zeros there.
+__device__ __forceinline__ void copy_or_clear(uint32_t to, const void* from, bool copies) {
+  if (copies)
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+  else
+    asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0) : "memory");
+}
+__device__ __forceinline__ void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// All but the last `pending` groups of this thread's copies have come.
+template <int pending>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+// Positions of a run that may be read: [from, upto), counted from its first.
+struct Seen {
+  int from, upto;
+};
+// Asks for one run of keys or values; `threads` threads share the work.
+template <int dims, int threads>
+__device__ __forceinline__ void copy_run(uint32_t to, const uint8_t* run, int head_dim, Seen seen, int thread) {
+  constexpr int row_chunks = dims / 8, chunks = run_tokens * row_chunks;
+#pragma unroll 8
+  for (int i = 0; i < (chunks + threads - 1) / threads; i++) {
+    int row = (thread + i * threads) / row_chunks, chunk = (thread + i * threads) % row_chunks;
+    // The same, where the compiler need not find out that the column stays.
+    if (threads % row_chunks == 0) row = thread / row_chunks + i * (threads / row_chunks), chunk = thread % row_chunks;
+    if (chunks % threads != 0 && row >= run_tokens) break;
+    copy_or_clear(to + static_cast<uint32_t>(row) * row_bytes<dims> + static_cast<uint32_t>(chunk) * 16, run + (row * head_dim + chunk * 8) * 2,
+                  row >= seen.from && row < seen.upto && chunk * 8 < head_dim);
+  }
+}
+
+// Four 8 x 8 matrices, of which lanes 8i to 8i + 7 name the rows of the i-th.
+__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
+}
+__device__ __forceinline__ void load_transposed(uint32_t (&to)[4], uint32_t row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
+}
+// Where a lane's row lies for load_matrices, from the corner of 16 rows x 16 values: the matrices are rows 0-7 and 8-15 of the left half, then
+// of the right one; or with `across` both halves of rows 0-7, then of rows 8-15.
+template <int dims>
+__device__ __forceinline__ uint32_t lane_row(int lane, bool across) {
+  const auto low = static_cast<uint32_t>(lane >> 3 & 1), high = static_cast<uint32_t>(lane >> 4);
+  return ((across ? high : low) * 8 + static_cast<uint32_t>(lane & 7)) * row_bytes<dims> + (across ? low : high) * 16;
+}
+
+__device__ __forceinline__ void multiply_add_16x8(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ uint32_t bfloat_pair(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+__device__ __forceinline__ float power_of_two(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+// tanh by way of a power is as exact as float32 needs; the hardware's own is off by 2^-11.
+template <int count>
+__device__ __forceinline__ void cap_scores(float (&s)[count][4], float soft_cap) {
+  if (soft_cap == 0) return;
+  const float inverse = 2 * log2_e / soft_cap;
+#pragma unroll
+  for (auto& fragment : s)
+    for (float& each : fragment) each = soft_cap * (1 - __fdividef(2.0f, 1 + power_of_two(each * inverse)));
+}
+
+// What sums of weights relative to 2^largest are multiplied by to be an answer. A sink is a weight that brings no value.
+__device__ __forceinline__ float answer_factor(float largest, float total, const float* sinks, int head) {
+  if (sinks == nullptr) return 1 / total;
+  const float sink = sinks[head] * log2_e, raised = fmaxf(largest, sink), kept = power_of_two(largest - raised);
+  return kept / (total * kept + power_of_two(sink - raised));
+}
+
+#endif
+
+}  // namespace millrace

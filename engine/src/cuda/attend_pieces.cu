@@ -1,0 +1,360 @@
+// Attention of single tokens over contexts cut into chunks. A block takes one chunk, one KV head and up to 16 of its queries at a time; what
+// the chunks of a token yield is merged, in their order, by the block that is done last.
+//
+// Bytes: the context's keys and values once (more than 16 queries of a KV head read them again, from L2), and 2 * heads * (2 + head_dim) * 4 a
+// piece where a token has several. That is far more than the arithmetic, so all serves the reading: each warp has a ring of runs of 16
+// positions and asks for runs far ahead, of the block's next chunks too, while it merges and writes. Warp w takes the runs whose number is w
+// modulo the warps: which warp adds what in which order depends on the token's position alone, and so do a token's bits.
+//
+// Positions are the rows of both products and queries their columns, S' = K Q' and O' = V' P', since queries are few: 8 or 16 columns are
+// wasted less than 16 rows. P' becomes the second product's operand by a transposition of 8 x 8 values within a warp.
+// Grid: as many blocks as fit, each taking every gridDim.x-th item (piece, KV head, block of queries).
+#include <algorithm>
+
+#include "attend.cuh"
+
+namespace millrace {
+namespace {
+
+extern __shared__ __align__(128) uint8_t rings[];
+
+template <int dims, int tiles>
+struct PieceForm {
+  static constexpr int warps = dims > 256 ? 2 : 4, threads = 32 * warps, queries = 8 * tiles;
+  static constexpr int stages = dims <= 64 ? 4 : 3, blocks_min = dims <= 64 ? 3 : dims <= 128 ? 2 : 1;
+  static constexpr uint32_t half_bytes = run_tokens * row_bytes<dims>, run_bytes = 2 * half_bytes;  // keys, then values
+  static constexpr size_t shared_bytes = size_t{warps} * stages * run_bytes;
+  static_assert(run_bytes >= tiles * 8 * dims * sizeof(float), "a warp leaves its sums where a run was");
+};
+
+// A chunk as one block takes it.
+struct PieceItem {
+  int piece, token, kv_head, first_query;  // of the head's group
+  int slot, from, upto;                    // positions seen in this chunk
+  int first_live, live;                    // the token's pieces in which it sees anything, this one's number or not
+};
+__device__ PieceItem item_at(const AttendTask& task, int index, int block_queries) {
+  const int head_block = index / task.blocks, number = head_block / task.shape.kv_heads;
+  const AttendPiece piece = task.step.pieces[number];
+  const StepToken token = task.step.tokens[piece.token];
+  const int chunk_tokens = task.step.chunk_tokens, begin = piece.chunk * chunk_tokens, first = first_seen(token.position, task.shape.window);
+  const int first_chunk = first / chunk_tokens;
+  return {number,     piece.token, head_block % task.shape.kv_heads, (index % task.blocks) * block_queries,
+          token.slot, max(begin, first), min(begin + chunk_tokens, token.position + 1), piece.first + first_chunk, piece.count - first_chunk};
+}
+
+// The largest score, the weights' sum relative to it, and that of the weighted values.
+__device__ float* partial_of(const AttendTask& task, int piece, int head) {
+  return task.scratch.partials + (static_cast<int64_t>(piece) * task.shape.heads + head) * (2 + task.shape.head_dim);
+}
+
+// Where a warp is in its runs, over all items that its block takes.
+template <int warps>
+struct RunCursor {
+  int index, warp;
+  int run = 0, from = 0, upto = 0;  // the next run, and what is seen of its chunk
+  const uint8_t* keys = nullptr;    // of the slot's head
+
+  __device__ static int first_run(int from, int warp) {
+    const int run = from / run_tokens;
+    return run + ((warp - run) & (warps - 1));
+  }
+  // Goes on to the next item, from `index` on, in which the warp has a run.
+  __device__ void find(const AttendTask& task, int items, int block_queries) {
+    for (; index < items; index += static_cast<int>(gridDim.x)) {
+      const PieceItem item = item_at(task, index, block_queries);
+      from = item.from, upto = item.upto, run = first_run(from, warp);
+      keys = keys_of(task.kv, item.slot, item.kv_head);
+      if (run * run_tokens < upto) return;
+    }
+  }
+  template <int dims>
+  __device__ void ask(const AttendTask& task, int items, int block_queries, uint32_t to, int lane) {
+    if (index < items) {
+      const Seen seen = {from - run * run_tokens, upto - run * run_tokens};
+      const uint8_t* place = keys + offset_of_run(task.kv, run);
+      copy_run<dims, 32>(to, place, task.shape.head_dim, seen, lane);
+      copy_run<dims, 32>(to + run_tokens * row_bytes<dims>, place + (task.kv.view.value_offset - task.kv.view.key_offset), task.shape.head_dim, seen, lane);
+      run += warps;
+      if (run * run_tokens >= upto) index += static_cast<int>(gridDim.x), find(task, items, block_queries);
+    }
+    end_copies();  // an empty group too: groups are counted
+  }
+};
+
+// What one warp knows of its queries: lane 4g + t has queries 2t and 2t + 1 of each tile, and dimensions g and g + 8 of each 16.
+template <int dims, int tiles>
+struct WarpSums {
+  float o[dims / 16][tiles][4];
+  float largest[tiles][2], total[tiles][2];  // times log2(e); a lane's total is of its own positions
+  uint32_t q[dims / 16][tiles][2];
+
+  __device__ __forceinline__ void begin(const AttendTask& task, const PieceItem& item, int lane) {
+#pragma unroll
+    for (int n = 0; n < tiles; n++) {
+      const int query = item.first_query + n * 8 + lane / 4;
+      const auto* row = task.q + item.token * task.q_stride + static_cast<int64_t>(item.kv_head * task.group + query) * task.shape.head_dim;
+#pragma unroll
+      for (int d = 0; d < dims / 16; d++) {
+        const bool is_there = query < task.group && d * 16 < task.shape.head_dim;
+        const auto* pair = reinterpret_cast<const uint32_t*>(row + d * 16 + lane % 4 * 2);
+        q[d][n][0] = is_there ? pair[0] : 0;
+        q[d][n][1] = is_there ? pair[4] : 0;
+        for (float& each : o[d][n]) each = 0;
+      }
+      for (int i = 0; i < 2; i++) largest[n][i] = -INFINITY, total[n][i] = 0;
+    }
+  }
+
+  // Adds a run, of which at least one position is seen: the largest score is finite from there on.
+  __device__ __forceinline__ void add(uint32_t keys, uint32_t values, Seen seen, float soft_cap, int lane) {
+    float s[tiles][4] = {};
+    const uint32_t key_row = keys + lane_row<dims>(lane, false), value_row = values + lane_row<dims>(lane, true);
+#pragma unroll
+    for (int d = 0; d < dims / 16; d++) {
+      uint32_t k[4];
+      load_matrices(k, key_row + static_cast<uint32_t>(d) * 32);
+#pragma unroll
+      for (int n = 0; n < tiles; n++) multiply_add_16x8(s[n], k, q[d][n][0], q[d][n][1]);
+    }
+    cap_scores(s, soft_cap);
+    uint32_t p[tiles][2];
+#pragma unroll
+    for (int n = 0; n < tiles; n++) weigh(s[n], n, seen, lane, p[n]);
+#pragma unroll
+    for (int d = 0; d < dims / 16; d++) {
+      uint32_t v[4];
+      load_transposed(v, value_row + static_cast<uint32_t>(d) * 32);
+#pragma unroll
+      for (int n = 0; n < tiles; n++) multiply_add_16x8(o[d][n], v, p[n][0], p[n][1]);
+    }
+  }
+
+  // Scores become weights, as the operand of the second product, and all sums so far relative to the largest score.
+  __device__ __forceinline__ void weigh(float (&s)[4], int n, Seen seen, int lane, uint32_t (&p)[2]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int position = lane / 4 + i / 2 * 8;
+      s[i] = position >= seen.from && position < seen.upto ? s[i] * log2_e : -INFINITY;
+    }
+    float kept[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float raised = fmaxf(s[i], s[i + 2]);
+      for (int distance = 4; distance < 32; distance *= 2) raised = fmaxf(raised, __shfl_xor_sync(full_warp, raised, distance));
+      raised = fmaxf(raised, largest[n][i]);
+      kept[i] = power_of_two(largest[n][i] - raised);
+      largest[n][i] = raised;
+      s[i] = power_of_two(s[i] - raised), s[i + 2] = power_of_two(s[i + 2] - raised);
+      total[n][i] = total[n][i] * kept[i] + (s[i] + s[i + 2]);
+    }
+#pragma unroll
+    for (int d = 0; d < dims / 16; d++)
+      for (int i = 0; i < 4; i++) o[d][n][i] *= kept[i % 2];
+    for (int i = 0; i < 2; i++) {
+      const uint32_t pair = bfloat_pair(s[2 * i], s[2 * i + 1]);
+      asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(p[i]) : "r"(pair));
+    }
+  }
+};
+
+// What the warps of a block tell one another at the end of an item; their sums lie in their rings.
+template <int dims, int tiles>
+struct Told {
+  using Form = PieceForm<dims, tiles>;
+  float largest[Form::warps][8 * tiles], total[Form::warps][8 * tiles];
+  uint32_t places[Form::warps];  // of a warp's sums in `rings`: float4 [dims / 16][tiles][lane]
+  bool is_last;
+
+  __device__ __forceinline__ void leave(const WarpSums<dims, tiles>& mine, uint32_t place, int warp, int lane) {
+    auto* fragments = reinterpret_cast<float4*>(rings + place);
+    __syncwarp();  // the run that was there is read
+#pragma unroll
+    for (int n = 0; n < tiles; n++) {
+#pragma unroll
+      for (int d = 0; d < dims / 16; d++) {
+        const float(&o)[4] = mine.o[d][n];
+        fragments[(d * tiles + n) * 32 + lane] = make_float4(o[0], o[1], o[2], o[3]);
+      }
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        float sum = mine.total[n][i];
+        for (int distance = 4; distance < 32; distance *= 2) sum += __shfl_xor_sync(full_warp, sum, distance);
+        if (lane < 4) largest[warp][n * 8 + lane * 2 + i] = mine.largest[n][i], total[warp][n * 8 + lane * 2 + i] = sum;
+      }
+    }
+    if (lane == 0) places[warp] = place;
+  }
+
+  // Each warp adds up some dimensions of all warps: into the piece's partial, or where it is the token's only one as the answer.
+  __device__ __forceinline__ void combine(const AttendTask& task, const PieceItem& item, int warp, int lane) const {
+    const int width = task.shape.head_dim;
+    const bool is_answer = item.live == 1;
+    for (int n = 0; n < tiles; n++) {
+      float factors[Form::warps][2], most[2], all[2];
+      int heads[2];
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int column = n * 8 + lane % 4 * 2 + i;
+        heads[i] = item.first_query + column < task.group ? item.kv_head * task.group + item.first_query + column : -1;
+        most[i] = largest[0][column], all[i] = 0;
+        for (int w = 1; w < Form::warps; w++) most[i] = fmaxf(most[i], largest[w][column]);  // finite: some warp saw a position
+        for (int w = 0; w < Form::warps; w++) {
+          factors[w][i] = power_of_two(largest[w][column] - most[i]);
+          all[i] += factors[w][i] * total[w][column];
+        }
+        if (is_answer && heads[i] >= 0) most[i] = answer_factor(most[i], all[i], task.shape.sinks, heads[i]);
+      }
+      for (int d = warp; d * 16 < width; d += Form::warps) {
+        float sum[4] = {};
+        for (int w = 0; w < Form::warps; w++) {
+          const float4 part = reinterpret_cast<const float4*>(rings + places[w])[(d * tiles + n) * 32 + lane];
+          sum[0] += factors[w][0] * part.x, sum[1] += factors[w][1] * part.y, sum[2] += factors[w][0] * part.z, sum[3] += factors[w][1] * part.w;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int head = heads[i % 2], dim = d * 16 + i / 2 * 8 + lane / 4;
+          if (head < 0) continue;
+          if (is_answer)
+            task.out[item.token * task.out_stride + static_cast<int64_t>(head) * width + dim] = __float2bfloat16(sum[i] * most[i % 2]);
+          else
+            partial_of(task, item.piece, head)[2 + dim] = sum[i];
+        }
+      }
+      if (is_answer || warp != 0 || lane >= 4) continue;
+#pragma unroll
+      for (int i = 0; i < 2; i++)
+        if (heads[i] >= 0) partial_of(task, item.piece, heads[i])[0] = most[i], partial_of(task, item.piece, heads[i])[1] = all[i];
+    }
+  }
+};
+
+// Adds up a token's pieces for one head, by one warp: each lane has every 32nd pair of dimensions.
+template <int dims>
+__device__ void merge_head(const AttendTask& task, const PieceItem& item, int head, int lane) {
+  constexpr int pairs = (dims + 63) / 64, batch = dims <= 128 ? 16 : dims <= 256 ? 8 : 4;
+  const int width = task.shape.head_dim;
+  const int64_t stride = static_cast<int64_t>(task.shape.heads) * (2 + width);
+  const float* first = partial_of(task, item.first_live, head);
+  // Other multiprocessors wrote them: L1 may hold what was there before.
+  float most = -INFINITY, total = 0;
+  for (int piece = lane; piece < item.live; piece += 32) most = fmaxf(most, __ldcg(first + piece * stride));
+  for (int distance = 16; distance > 0; distance /= 2) most = fmaxf(most, __shfl_xor_sync(full_warp, most, distance));
+  float2 sum[pairs] = {};
+  for (int base = 0; base < item.live; base += 32) {
+    float weight = 0;
+    if (base + lane < item.live) {
+      const float2 told = __ldcg(reinterpret_cast<const float2*>(first + (base + lane) * stride));
+      weight = power_of_two(told.x - most);
+      total += weight * told.y;
+    }
+    const int count = min(32, item.live - base);
+    for (int begin = 0; begin < count; begin += batch) {
+      float2 part[batch][pairs];
+#pragma unroll
+      for (int i = 0; i < batch; i++)
+#pragma unroll
+        for (int j = 0; j < pairs; j++) {
+          const int dim = 2 * lane + 64 * j;
+          part[i][j] = begin + i < count && dim < width ? __ldcg(reinterpret_cast<const float2*>(first + (base + begin + i) * stride + 2 + dim)) : make_float2(0, 0);
+        }
+#pragma unroll
+      for (int i = 0; i < batch; i++) {
+        const float factor = __shfl_sync(full_warp, weight, (begin + i) & 31);
+#pragma unroll
+        for (int j = 0; j < pairs; j++) sum[j].x += factor * part[i][j].x, sum[j].y += factor * part[i][j].y;
+      }
+    }
+  }
+  for (int distance = 16; distance > 0; distance /= 2) total += __shfl_xor_sync(full_warp, total, distance);
+  const float factor = answer_factor(most, total, task.shape.sinks, head);
+  __nv_bfloat16* answer = task.out + item.token * task.out_stride + static_cast<int64_t>(head) * width;
+#pragma unroll
+  for (int j = 0; j < pairs; j++) {
+    const int dim = 2 * lane + 64 * j;
+    if (dim < width) *reinterpret_cast<__nv_bfloat162*>(answer + dim) = __floats2bfloat162_rn(sum[j].x * factor, sum[j].y * factor);
+  }
+}
+
+template <int dims, int tiles>
+__global__ void __launch_bounds__(PieceForm<dims, tiles>::threads, PieceForm<dims, tiles>::blocks_min) pieces_kernel(const __grid_constant__ AttendTask task) {
+  using Form = PieceForm<dims, tiles>;
+  __shared__ Told<dims, tiles> told;
+  let_next_begin();
+  wait_for_previous();
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int items = task.step.counts->pieces * task.shape.kv_heads * task.blocks;
+  const uint32_t ring = static_cast<uint32_t>(warp * Form::stages) * Form::run_bytes, memory = shared_place(rings) + ring;
+
+  RunCursor<Form::warps> ahead = {static_cast<int>(blockIdx.x), warp};
+  ahead.find(task, items, Form::queries);
+#pragma unroll 1
+  for (int i = 0; i < Form::stages - 1; i++)
+    ahead.template ask<dims>(task, items, Form::queries, memory + static_cast<uint32_t>(i) * Form::run_bytes, lane);
+
+  int place = 0, free = Form::stages - 1;  // in the ring: of the next run, and the one in front of it, which nobody needs
+  for (int index = static_cast<int>(blockIdx.x); index < items; index += static_cast<int>(gridDim.x)) {
+    const PieceItem item = item_at(task, index, Form::queries);
+    if (item.from >= item.upto) continue;  // the window has left the chunk behind
+    WarpSums<dims, tiles> mine;
+    mine.begin(task, item, lane);
+    for (int run = RunCursor<Form::warps>::first_run(item.from, warp); run * run_tokens < item.upto; run += Form::warps) {
+      wait_for_copies<Form::stages - 2>();
+      __syncwarp();  // all lanes' copies have come, and all lanes have read the run before
+      ahead.template ask<dims>(task, items, Form::queries, memory + static_cast<uint32_t>(free) * Form::run_bytes, lane);
+      const uint32_t keys = memory + static_cast<uint32_t>(place) * Form::run_bytes;
+      mine.add(keys, keys + Form::half_bytes, {item.from - run * run_tokens, item.upto - run * run_tokens}, task.shape.soft_cap, lane);
+      free = place;
+      place = place + 1 == Form::stages ? 0 : place + 1;
+    }
+    told.leave(mine, ring + static_cast<uint32_t>(free) * Form::run_bytes, warp, lane);
+    __syncthreads();
+    told.combine(task, item, warp, lane);
+    if (item.live > 1) __threadfence();
+    __syncthreads();  // what was left is read, and the partial written
+    if (item.live == 1) continue;
+    if (threadIdx.x == 0) {
+      int* arrived = task.scratch.arrived + item.token * task.shape.kv_heads + item.kv_head;
+      told.is_last = atomicAdd(arrived, 1) == item.live * task.blocks - 1;
+      if (told.is_last) *arrived = 0;
+      __threadfence();
+    }
+    __syncthreads();
+    if (!told.is_last) continue;
+    for (int query = warp; query < task.group; query += Form::warps) merge_head<dims>(task, item, item.kv_head * task.group + query, lane);
+  }
+  wait_for_copies<0>();
+}
+
+template <int dims, int tiles>
+void launch_pieces(cudaStream_t stream, AttendTask task) {
+  using Form = PieceForm<dims, tiles>;
+  static const int resident_blocks = [] {
+    const auto kernel = pieces_kernel<dims, tiles>;
+    int device = 0, multiprocessors = 0, blocks = 0;
+    allow_shared(kernel, Form::shared_bytes);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), "preferring shared memory");
+    check(cudaGetDevice(&device), "looking for the device");
+    check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "counting multiprocessors");
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, Form::threads, Form::shared_bytes), "counting blocks");
+    return multiprocessors * std::max(1, blocks);
+  }();
+  task.blocks = (task.group + Form::queries - 1) / Form::queries;
+  const int items = task.step.pieces_max * task.shape.kv_heads * task.blocks;
+  launch(stream, static_cast<unsigned>(std::min(items, resident_blocks)), Form::threads, Form::shared_bytes, pieces_kernel<dims, tiles>, task);
+}
+
+}  // namespace
+
+void attend_pieces(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
+                   const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride) {
+  if (step.pieces_max == 0) return;
+  const AttendTask task{step, shape, runs_of(kv, shape.head_dim), q, q_stride, out, out_stride, scratch, shape.heads / shape.kv_heads, 1};
+  const bool has_few = task.group <= 8;
+  if (shape.head_dim <= 64) return has_few ? launch_pieces<64, 1>(stream, task) : launch_pieces<64, 2>(stream, task);
+  if (shape.head_dim <= 128) return has_few ? launch_pieces<128, 1>(stream, task) : launch_pieces<128, 2>(stream, task);
+  if (shape.head_dim <= 256) return launch_pieces<256, 1>(stream, task);  // 16 queries would not fit into the registers
+  launch_pieces<512, 1>(stream, task);
+}
+
+}  // namespace millrace

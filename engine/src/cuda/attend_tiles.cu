@@ -1,0 +1,267 @@
+// Attention of many tokens of one row: FlashAttention-2 by mma.sync. A block takes up to 128 queries that read the same KV head, packed as
+// (token, head of the group) with the heads of a token together, and goes over keys and values 64 positions at a time, in their order.
+//
+// Each warp has rows of its own, and what it knows of them stays in its registers: for head_dim 128 two times 16 rows, so that a key or value that
+// comes from shared memory is multiplied twice. The next 64 positions are on their way while these are computed. What a block may not see
+// at all is neither read nor computed, and only warps at the diagonal or at a window's edge mask scores. From head_dim 257 on, two warps share
+// rows: both compute all weights, each multiplies one half of the values' dimensions.
+// Grid: one block an item (tile, KV head, block of queries), later tiles first, since these read most.
+// Flops: 4 * head_dim for each query and position seen. Bytes: q and out once, keys and values once for each block of queries, mostly from L2.
+#include <algorithm>
+
+#include "attend.cuh"
+
+namespace millrace {
+namespace {
+
+extern __shared__ __align__(128) uint8_t tiles_memory[];
+
+template <int dims>
+struct TileForm {
+  static constexpr int halves = dims > 256 ? 2 : 1;              // that a value's dimensions are divided into
+  static constexpr int row_warps = dims <= 128 || halves == 2 ? 4 : 8, warp_rows = dims <= 128 ? 32 : 16;
+  static constexpr int rows = row_warps * warp_rows, threads = 32 * row_warps * halves;
+  static constexpr int positions = dims > 256 ? 32 : 64;
+  static constexpr int blocks_min = dims <= 128 ? 2 : 1;
+  static constexpr uint32_t queries_bytes = rows * row_bytes<dims>, half_bytes = positions * row_bytes<dims>, stage_bytes = 2 * half_bytes;
+  static constexpr size_t shared_bytes = size_t{queries_bytes} + 2 * stage_bytes;
+};
+constexpr int rows_of(int head_dim) { return head_dim > 256 ? TileForm<512>::rows : TileForm<128>::rows; }
+static_assert(TileForm<64>::rows == rows_of(64) && TileForm<96>::rows == rows_of(96) && TileForm<256>::rows == rows_of(256));
+
+// One block's part of a tile: rows [first_row, rows) of the packed queries. Row r is head r % group of the tile's token r / group.
+struct TileItem {
+  int token, kv_head, first_row, rows;
+  int position;      // of the tile's first token
+  int from, upto;    // positions that some row sees
+  const uint8_t* keys;
+};
+template <int block_rows>
+__device__ TileItem tile_item(const AttendTask& task) {
+  const auto index = static_cast<int>(blockIdx.x);
+  const int head_block = index % (task.blocks * task.shape.kv_heads), number = task.step.counts->tiles - 1 - index / (task.blocks * task.shape.kv_heads);
+  if (number < 0) return {};
+  const AttendTile tile = task.step.tiles[number];
+  const StepToken token = task.step.tokens[tile.token];
+  const int kv_head = head_block % task.shape.kv_heads, first_row = (task.blocks - 1 - head_block / task.shape.kv_heads) * block_rows;
+  const int rows = min(first_row + block_rows, tile.count * task.group);
+  const int from = first_seen(token.position + first_row / task.group, task.shape.window);
+  return {tile.token, kv_head, first_row, rows, token.position, from, token.position + (rows - 1) / task.group + 1, keys_of(task.kv, token.slot, kv_head)};
+}
+
+template <int dims>
+__device__ __forceinline__ void copy_queries(const AttendTask& task, const TileItem& item, uint32_t to) {
+  using Form = TileForm<dims>;
+  constexpr int row_chunks = dims / 8;
+#pragma unroll 4
+  for (int at = static_cast<int>(threadIdx.x); at < Form::rows * row_chunks; at += Form::threads) {
+    const int row = at / row_chunks, chunk = at % row_chunks, packed = item.first_row + row;
+    const int token = item.token + packed / task.group, head = item.kv_head * task.group + packed % task.group;
+    const __nv_bfloat16* from = task.q + token * task.q_stride + static_cast<int64_t>(head) * task.shape.head_dim + chunk * 8;
+    copy_or_clear(to + static_cast<uint32_t>(row) * row_bytes<dims> + static_cast<uint32_t>(chunk) * 16, from, packed < item.rows && chunk * 8 < task.shape.head_dim);
+  }
+}
+
+// Keys and values of the positions from `begin` on, a multiple of `positions`.
+template <int dims>
+__device__ __forceinline__ void copy_stage(const AttendTask& task, const TileItem& item, int begin, uint32_t to) {
+  using Form = TileForm<dims>;
+#pragma unroll 1
+  for (int at = 0; at < Form::positions; at += run_tokens) {
+    const Seen seen = {item.from - begin - at, item.upto - begin - at};
+    const uint8_t* keys = item.keys + offset_of_run(task.kv, static_cast<uint32_t>(begin + at) / run_tokens);
+    const uint8_t* values = keys + (task.kv.view.value_offset - task.kv.view.key_offset);
+    const uint32_t place = to + static_cast<uint32_t>(at) * row_bytes<dims>;
+    copy_run<dims, Form::threads>(place, keys, task.shape.head_dim, seen, static_cast<int>(threadIdx.x));
+    copy_run<dims, Form::threads>(place + Form::half_bytes, values, task.shape.head_dim, seen, static_cast<int>(threadIdx.x));
+  }
+}
+
+// What one warp knows of its rows: of each 16, lane 4g + t has rows g and g + 8, and of each 8 positions or dimensions 2t and 2t + 1.
+template <int dims>
+struct RowSums {
+  using Form = TileForm<dims>;
+  static constexpr int blocks = Form::warp_rows / 16, columns = dims / Form::halves;
+  float o[blocks][columns / 8][4];
+  float largest[blocks][2], total[blocks][2];  // a lane's total is of its own positions
+
+  __device__ __forceinline__ void begin() {
+#pragma unroll
+    for (int b = 0; b < blocks; b++) {
+      for (int i = 0; i < 2; i++) largest[b][i] = -INFINITY, total[b][i] = 0;
+      for (auto& fragment : o[b])
+        for (float& each : fragment) each = 0;
+    }
+  }
+
+  // Adds the stage's positions, from `begin` on. `queries` and `values` are the corners of what the warp reads, `position` has its rows'.
+  __device__ __forceinline__ void add(uint32_t queries, uint32_t keys, uint32_t values, const int* position, int begin, const AttendShape& shape, int lane) {
+    const int first = position[0], last = position[Form::warp_rows - 1];
+    if (begin > last || begin + Form::positions <= first_seen(first, shape.window)) return;
+    float s[blocks][Form::positions / 8][4] = {};
+    const uint32_t query_row = queries + lane_row<dims>(lane, false), key_row = keys + lane_row<dims>(lane, true);
+#pragma unroll 2  // more at once would take more registers than there are
+    for (int d = 0; d < dims / 16; d++) {
+      uint32_t q[blocks][4];
+#pragma unroll
+      for (int b = 0; b < blocks; b++) load_matrices(q[b], query_row + static_cast<uint32_t>(b) * 16 * row_bytes<dims> + static_cast<uint32_t>(d) * 32);
+#pragma unroll
+      for (int n = 0; n < Form::positions / 16; n++) {
+        uint32_t k[4];
+        load_matrices(k, key_row + static_cast<uint32_t>(n) * 16 * row_bytes<dims> + static_cast<uint32_t>(d) * 32);
+#pragma unroll
+        for (int b = 0; b < blocks; b++) {
+          multiply_add_16x8(s[b][2 * n], q[b], k[0], k[1]);
+          multiply_add_16x8(s[b][2 * n + 1], q[b], k[2], k[3]);
+        }
+      }
+    }
+    const bool masks = begin < first_seen(last, shape.window) || begin + Form::positions > first + 1;
+#pragma unroll
+    for (int b = 0; b < blocks; b++) {
+      cap_scores(s[b], shape.soft_cap);
+      if (masks) mask(s[b], position + b * 16 + lane / 4, begin + lane % 4 * 2, shape.window);
+      weigh(s[b], b);
+    }
+
+    const uint32_t value_row = values + lane_row<dims>(lane, false);
+#pragma unroll
+    for (int n = 0; n < Form::positions / 16; n++) {
+      uint32_t p[blocks][4];
+#pragma unroll
+      for (int b = 0; b < blocks; b++)
+        for (int i = 0; i < 4; i++) p[b][i] = bfloat_pair(s[b][2 * n + i / 2][i % 2 * 2], s[b][2 * n + i / 2][i % 2 * 2 + 1]);
+#pragma unroll
+      for (int d = 0; d < columns / 16; d++) {
+        uint32_t v[4];
+        load_transposed(v, value_row + static_cast<uint32_t>(n) * 16 * row_bytes<dims> + static_cast<uint32_t>(d) * 32);
+#pragma unroll
+        for (int b = 0; b < blocks; b++) {
+          multiply_add_16x8(o[b][2 * d], p[b], v[0], v[1]);
+          multiply_add_16x8(o[b][2 * d + 1], p[b], v[2], v[3]);
+        }
+      }
+    }
+  }
+
+  // Of two rows, which are 8 apart; `first` is the first of the lane's positions.
+  __device__ __forceinline__ static void mask(float (&s)[Form::positions / 8][4], const int* position, int first, int window) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int from = first_seen(position[h * 8], window) - first, upto = position[h * 8] + 1 - first;
+#pragma unroll
+      for (int n = 0; n < Form::positions / 8; n++)
+        for (int i = 0; i < 2; i++)
+          if (n * 8 + i < from || n * 8 + i >= upto) s[n][2 * h + i] = -INFINITY;
+    }
+  }
+
+  // Scores become weights, and all sums so far relative to the largest score. A row that has seen nothing yet has weights of 0.
+  __device__ __forceinline__ void weigh(float (&s)[Form::positions / 8][4], int b) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      float raised = largest[b][h];
+      for (const auto& fragment : s) raised = fmaxf(raised, fmaxf(fragment[2 * h], fragment[2 * h + 1]));
+      for (int distance = 1; distance < 4; distance *= 2) raised = fmaxf(raised, __shfl_xor_sync(full_warp, raised, distance));
+      const float base = raised == -INFINITY ? 0 : raised * log2_e, kept = power_of_two(largest[b][h] * log2_e - base);
+      largest[b][h] = raised;
+      float sum = 0;
+      for (auto& fragment : s)
+        for (int i = 2 * h; i < 2 * h + 2; i++) sum += fragment[i] = power_of_two(fragment[i] * log2_e - base);
+      total[b][h] = total[b][h] * kept + sum;
+      for (auto& fragment : o[b]) fragment[2 * h] *= kept, fragment[2 * h + 1] *= kept;
+    }
+  }
+
+  __device__ __forceinline__ void store(const AttendTask& task, const TileItem& item, int row, int first_column, int lane) {
+#pragma unroll
+    for (int b = 0; b < blocks; b++)
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        float sum = total[b][h];
+        for (int distance = 1; distance < 4; distance *= 2) sum += __shfl_xor_sync(full_warp, sum, distance);
+        const int packed = item.first_row + row + b * 16 + h * 8 + lane / 4;
+        if (packed >= item.rows) continue;
+        const int token = item.token + packed / task.group, head = item.kv_head * task.group + packed % task.group;
+        const float factor = answer_factor(largest[b][h] * log2_e, sum, task.shape.sinks, head);
+        __nv_bfloat16* answer = task.out + token * task.out_stride + static_cast<int64_t>(head) * task.shape.head_dim;
+#pragma unroll
+        for (int n = 0; n < columns / 8; n++) {
+          const int dim = first_column + n * 8 + lane % 4 * 2;
+          if (dim < task.shape.head_dim) *reinterpret_cast<__nv_bfloat162*>(answer + dim) = __floats2bfloat162_rn(o[b][n][2 * h] * factor, o[b][n][2 * h + 1] * factor);
+        }
+      }
+  }
+};
+
+template <int dims>
+__global__ void __launch_bounds__(TileForm<dims>::threads, TileForm<dims>::blocks_min) tiles_kernel(const __grid_constant__ AttendTask task) {
+  using Form = TileForm<dims>;
+  __shared__ int position[Form::rows];
+  let_next_begin();
+  wait_for_previous();
+  const TileItem item = tile_item<Form::rows>(task);
+  if (item.first_row >= item.rows) return;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int half = Form::halves == 1 ? 0 : warp / Form::row_warps, row = (warp - half * Form::row_warps) * Form::warp_rows, first_column = half * (dims / Form::halves);
+  const uint32_t queries = shared_place(tiles_memory);
+  const auto stage = [=](int begin) { return queries + Form::queries_bytes + static_cast<uint32_t>(begin / Form::positions % 2) * Form::stage_bytes; };
+  int begin = item.from / Form::positions * Form::positions;
+  copy_queries<dims>(task, item, queries);
+  copy_stage<dims>(task, item, begin, stage(begin));
+  end_copies();
+  // Rows that there are not stand where the last one does, and warps that have none before all positions.
+  for (int i = static_cast<int>(threadIdx.x); i < Form::rows; i += Form::threads) {
+    const bool is_idle = item.first_row + i / Form::warp_rows * Form::warp_rows >= item.rows;
+    position[i] = is_idle ? -1 : item.position + min(item.first_row + i, item.rows - 1) / task.group;
+  }
+
+  RowSums<dims> mine;
+  mine.begin();
+  for (; begin < item.upto; begin += Form::positions) {
+    wait_for_copies<0>();
+    __syncthreads();  // all threads' copies have come, and all warps have read the other stage
+    if (const int next = begin + Form::positions; next < item.upto) copy_stage<dims>(task, item, next, stage(next));
+    end_copies();
+    const uint32_t keys = stage(begin), values = keys + Form::half_bytes + static_cast<uint32_t>(first_column) * 2;
+    mine.add(queries + static_cast<uint32_t>(row) * row_bytes<dims>, keys, values, position + row, begin, task.shape, lane);
+  }
+  mine.store(task, tile_item<Form::rows>(task), row, first_column, lane);  // looked up again, not to be kept in registers
+}
+
+template <int dims>
+void launch_tiles(cudaStream_t stream, const AttendTask& task) {
+  using Form = TileForm<dims>;
+  static const bool is_allowed = [] {
+    allow_shared(tiles_kernel<dims>, Form::shared_bytes);
+    check(cudaFuncSetAttribute(tiles_kernel<dims>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), "preferring shared memory");
+    return true;
+  }();
+  static_cast<void>(is_allowed);
+  const int items = task.step.tiles_max * task.shape.kv_heads * task.blocks;
+  launch(stream, static_cast<unsigned>(items), Form::threads, Form::shared_bytes, tiles_kernel<dims>, task);
+}
+
+}  // namespace
+
+// As many as fill a block's rows; of groups so large that few would fit, so many that the last block's empty rows do not matter.
+int attend_tile_tokens(const AttendShape& shape) {
+  constexpr int tokens_min = 16;
+  const int group = shape.heads / shape.kv_heads, rows = rows_of(shape.head_dim);
+  return group * 4 <= rows ? rows / group : tokens_min;
+}
+
+void attend_tiles(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
+                  __nv_bfloat16* out, int64_t out_stride) {
+  if (step.tiles_max == 0) return;
+  AttendTask task{step, shape, runs_of(kv, shape.head_dim), q, q_stride, out, out_stride, {}, shape.heads / shape.kv_heads, 1};
+  const int rows = rows_of(shape.head_dim);
+  task.blocks = (attend_tile_tokens(shape) * task.group + rows - 1) / rows;
+  if (shape.head_dim <= 64) return launch_tiles<64>(stream, task);
+  if (shape.head_dim <= 96) return launch_tiles<96>(stream, task);
+  if (shape.head_dim <= 128) return launch_tiles<128>(stream, task);
+  if (shape.head_dim <= 256) return launch_tiles<256>(stream, task);
+  launch_tiles<512>(stream, task);
+}
+
+}  // namespace millrace

@@ -1,0 +1,18 @@
+// What is left for a norm that has no kernel of its own; see NormOutput.
+#pragma once
+
+#include "kernels.h"
+
+namespace millrace {
+
+// Of 16 values of a token, of which each of 16 neighbouring threads has one; all threads of a warp come here together.
+__device__ inline void leave_for_norm(const NormOutput& next, int rows, int row, int token, float value, bool exists) {
+  float square = value * value;
+#pragma unroll
+  for (int distance = square_values / 2; distance > 0; distance /= 2) square += __shfl_xor_sync(0xffffffffu, square, distance);
+  if (!exists) return;
+  next.x[token * next.stride + row] = __float2bfloat16(value * next.weight[row]);
+  if (row % square_values == 0) next.squares[token * (rows / square_values) + row / square_values] = square;
+}
+
+}  // namespace millrace
