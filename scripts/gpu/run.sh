@@ -47,22 +47,28 @@ for part in "${parts[@]}"; do
       ;;
     sanitize)
       for tool in memcheck racecheck; do
-        for test in vectors golden; do
-          try 300 "$tool-$test" compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test/test_cuda_$test"
-          echo "$tool of test_cuda_$test: $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$tool-$test.log" | tail -1)" | tell
+        for test in "vectors" "matmul_stream:small matrices are right for any number of tokens, stored and added, with and without bias" \
+          "golden:features switched off show on the GPU too"; do
+          name=${test%%:*} title=${test#*:}
+          arguments=()
+          if [ "$name" != "$title" ]; then arguments=("$title"); fi
+          try 120 "$tool-$name" compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test/test_cuda_$name" "${arguments[@]}"
+          echo "$tool of test_cuda_$name: $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$tool-$name.log" | tail -1)" | tell
         done
       done
       ;;
     kernels)
-      for bench in matmul_stream attend sample; do
-        try 180 "bench_$bench" "$build/bench_cuda_$bench"
-        tell <"$out/bench_$bench.log"
+      for bench in "matmul_stream layers" "matmul_stream matrices" "attend 512" "sample"; do
+        read -ra words <<<"$bench"
+        try 120 "bench_${bench/ /_}" "$build/bench_cuda_${words[0]}" "${words[@]:1}"
+        tell <"$out/bench_${bench/ /_}.log"
       done
       ;;
     steps | prefill)
       for shape in llama-3.2-1b llama-3.1-8b; do
         model "$shape"
-        for precision in stored fp8; do
+        for precision in stored fp8 deterministic; do
+          if [ "$precision" = deterministic ] && [ "$part $shape" != "steps llama-3.1-8b" ]; then continue; fi
           try 240 "$part-$shape-$precision" "$build/bench_cuda_engine" "$models/$shape" "$part" "$precision"
           sed -n "s/^$part:/$shape $precision:/p" "$out/$part-$shape-$precision.log" | tell
         done

@@ -2,7 +2,7 @@
 // of contexts, in GB/s of keys and values, and prompts, in TFLOP/s of what is seen. Once with pages of 16 tokens of all layers (2 MiB), once with
 // pages of 1024, where a head's keys lie together for 256 KiB.
 //
-//     bench_cuda_attend [chunk tokens, 128 unless told]
+//     bench_cuda_attend [chunk tokens, 512 unless told]
 #include <cuda_bf16.h>
 
 #include <algorithm>

@@ -13,7 +13,7 @@ namespace {
 constexpr int graph_tokens[] = {1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024};
 // Attention's partial results of a whole step take no more than this, by chunks long enough.
 constexpr int64_t partial_bytes_max = int64_t{1} << 30;
-constexpr int chunk_tokens_min = 128, chunk_tokens_max = 1024;
+constexpr int chunk_tokens_min = 512, chunk_tokens_max = 1024;
 constexpr int step_multiple = 64;
 
 int rounded_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -178,7 +178,7 @@ void CudaBackend::upload_history(const Plan& plan) {
 
 void CudaBackend::run_eagerly(const Plan& plan, const StepRoom& needed) {
   StepRoom room = needed;
-  room.tokens = rounded_up(needed.tokens, needed.tokens > stream_tokens_max ? step_multiple : 8);
+  room.tokens = rounded_up(needed.tokens, needed.tokens > streamed_tokens_max ? step_multiple : 8);
   step_->write(plan, room, stream_);
   const StepView step = step_->view(room);
   forward(step);

@@ -67,7 +67,9 @@ class CudaBackend final : public Backend {
   NormInput normed_input(const StepView& step, const DeviceNorm& norm, bool is_left);
   NormOutput left_for(const StepView& step, const DeviceNorm& next) const;
   BlasLt::Input input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens);
-  bool streams(int tokens) const { return tokens <= stream_tokens_max || blas_ == nullptr || limits_.is_deterministic; }
+  // Beyond so many tokens cuBLASLt is faster, though norms and gates then take kernels of their own.
+  static constexpr int streamed_tokens_max = 32;
+  bool streams(int tokens) const { return tokens <= streamed_tokens_max || blas_ == nullptr || limits_.is_deterministic; }
   KvView kv_of(int layer) const;
 
   const ModelConfig config_;
