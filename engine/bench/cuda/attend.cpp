@@ -164,7 +164,7 @@ class Bench {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const int chunk_tokens = argc > 1 ? std::atoi(argv[1]) : 128;
+  const int chunk_tokens = argc > 1 ? std::atoi(argv[1]) : 512;
   if (chunk_tokens < 16 || chunk_tokens % 16 != 0 || chunk_tokens > 1024) {
     std::printf("usage: %s [chunk tokens, a multiple of 16 up to 1024]\n", argv[0]);
     return 2;
