@@ -13,7 +13,7 @@ if [ ${#parts[@]} -eq 0 ]; then parts=(build test sanitize kernels steps prefill
 mkdir -p "$out" "$models"
 table=$out/table.txt
 : >"$table"
-blas=$(find / -name libcublasLt.so.13 -not -path '/proc/*' 2>/dev/null | head -1)
+blas=$(find / -path /proc -prune -o -name libcublasLt.so.13 -print -quit 2>/dev/null || true)
 if [ -n "$blas" ]; then export LD_LIBRARY_PATH=$(dirname "$blas")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}; fi
 
 tell() { tee -a "$table"; }
