@@ -14,6 +14,9 @@ constexpr int graph_tokens[] = {1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 
 // Attention's partial results of a whole step take no more than this, by chunks long enough.
 constexpr int64_t partial_bytes_max = int64_t{1} << 30;
 constexpr int chunk_tokens_min = 512, chunk_tokens_max = 1024;
+// Steps of few tokens have shorter ones, and so more blocks that read at once: beside the next matrix's weights, which are on their way already, each
+// round of reading takes long. Up to 16, since room is rounded up to numbers that are all above or all below.
+constexpr int few_tokens = 16, few_chunk_tokens = 128;
 constexpr int step_multiple = 64;
 
 int rounded_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -108,12 +111,18 @@ void CudaBackend::reserve() {
   for (Flight& each : flights_) each.results = PinnedArray<SampleResult>(s);
 
   StepShape shape{.chunk_tokens = chunk_tokens_min};
-  if (!limits_.is_deterministic) shape.tile_tokens = attend_tile_tokens({config_.heads, config_.kv_heads, config_.head_dim});
+  if (!limits_.is_deterministic) {
+    shape.few_tokens = few_tokens;
+    shape.few_chunk_tokens = few_chunk_tokens;
+    shape.tile_tokens = attend_tile_tokens({config_.heads, config_.kv_heads, config_.head_dim});
+  }
   const int64_t partial_bytes = int64_t{config_.heads} * (2 + config_.head_dim) * 4;
   const int64_t single_tokens = limits_.is_deterministic ? tokens : limits_.samples_max;
-  const auto pieces_of = [&](int chunk) { return single_tokens * ((limits_.context_tokens + chunk - 1) / chunk); };
+  const auto chunks_of = [&](int chunk) { return (limits_.context_tokens + chunk - 1) / chunk; };
+  const auto pieces_of = [&](int chunk) { return single_tokens * chunks_of(chunk); };
   while (shape.chunk_tokens < chunk_tokens_max && pieces_of(shape.chunk_tokens) * partial_bytes > partial_bytes_max) shape.chunk_tokens *= 2;
-  const auto pieces = static_cast<int>(pieces_of(shape.chunk_tokens));
+  const int64_t few_pieces = std::min<int64_t>(single_tokens, shape.few_tokens) * chunks_of(few_chunk_tokens);
+  const auto pieces = static_cast<int>(std::max(pieces_of(shape.chunk_tokens), few_pieces));
   partials_ = DeviceArray<float>(static_cast<size_t>(pieces * partial_bytes / 4));
   arrived_ = DeviceArray<int>(t * static_cast<size_t>(config_.kv_heads));
   step_ = std::make_unique<StepBuffer>(StepRoom{tokens, pieces, tokens, std::max(tokens, static_cast<int>(s))}, shape, flights_max);

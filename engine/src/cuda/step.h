@@ -73,7 +73,7 @@ struct StepView {
   const int32_t* barred = nullptr;
   // Of what the graph was captured for: counts stay within them. Host values, for choosing grids.
   int tokens_max = 0, pieces_max = 0, tiles_max = 0, samples_max = 0;
-  int chunk_tokens = 0;  // a multiple of 16, fixed at load
+  int chunk_tokens = 0;  // a multiple of 16, the same for all steps of this size
 };
 
 }  // namespace millrace

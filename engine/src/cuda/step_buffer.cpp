@@ -37,12 +37,13 @@ StepBuffer::StepBuffer(const StepRoom& most, const StepShape& shape, int steps)
 
 StepRoom StepBuffer::room_for(const Plan& plan) const {
   StepRoom room{.tokens = static_cast<int>(plan.tokens.size())};
+  const int chunk_tokens = shape_.chunk_of(room.tokens);
   for (const Row& row : plan.rows) {
     room.samples += row.samples;
     if (row.count > 1 && shape_.tile_tokens > 0)
       room.tiles += (row.count + shape_.tile_tokens - 1) / shape_.tile_tokens;
     else
-      for (int i = 0; i < row.count; i++) room.pieces += (row.first + i) / shape_.chunk_tokens + 1;
+      for (int i = 0; i < row.count; i++) room.pieces += (row.first + i) / chunk_tokens + 1;
   }
   return room;
 }
@@ -62,7 +63,7 @@ StepView StepBuffer::view(const StepRoom& room) const {
   view.pieces_max = room.pieces;
   view.tiles_max = room.tiles;
   view.samples_max = room.samples;
-  view.chunk_tokens = shape_.chunk_tokens;
+  view.chunk_tokens = shape_.chunk_of(room.tokens);
   return view;
 }
 
@@ -75,6 +76,7 @@ void StepBuffer::write(const Plan& plan, const StepRoom& room, cudaStream_t stre
   auto* pieces = reinterpret_cast<AttendPiece*>(host + at.pieces);
   auto* tiles = reinterpret_cast<AttendTile*>(host + at.tiles);
   StepCounts counts;
+  const int chunk_tokens = shape_.chunk_of(room.tokens);
   for (const Row& row : plan.rows) {
     const int first = counts.tokens;
     for (int i = 0; i < row.count; i++) tokens[counts.tokens++] = {plan.tokens[static_cast<size_t>(first + i)], row.first + i, row.slot, 0};
@@ -83,7 +85,7 @@ void StepBuffer::write(const Plan& plan, const StepRoom& room, cudaStream_t stre
       continue;
     }
     for (int i = 0; i < row.count; i++) {
-      const int begun = counts.pieces, chunks = (row.first + i) / shape_.chunk_tokens + 1;
+      const int begun = counts.pieces, chunks = (row.first + i) / chunk_tokens + 1;
       for (int chunk = 0; chunk < chunks; chunk++) pieces[counts.pieces++] = {first + i, chunk, begun, chunks};
     }
   }

@@ -16,8 +16,11 @@ struct StepRoom {
 };
 
 struct StepShape {
-  int chunk_tokens = 0;  // of a piece
+  int chunk_tokens = 0;  // of a piece,
+  int few_tokens = 0, few_chunk_tokens = 0;  // or in steps of at most so many tokens
   int tile_tokens = 0;   // of a tile; 0: tokens of one row attend one by one
+
+  int chunk_of(int tokens) const { return tokens <= few_tokens ? few_chunk_tokens : chunk_tokens; }
 };
 
 class StepBuffer {
