@@ -37,6 +37,7 @@ export interface StackOptions {
   kvType?: string;
   kernels?: string;
   precision?: string;
+  deterministic?: string;
   classes?: string;
   /** The page was bundled and the model fetched just now. */
   prepared?: boolean;
@@ -117,6 +118,7 @@ async function originArgs(options: StackOptions): Promise<string[]> {
   add("--kv-type", options.kvType);
   add("--kernels", options.kernels);
   add("--precision", options.precision);
+  add("--deterministic", options.deterministic);
   add("--classes", options.classes);
   return args;
 }
@@ -166,6 +168,7 @@ const flags = {
   "kv-type": { type: "string" },
   kernels: { type: "string" },
   precision: { type: "string" },
+  deterministic: { type: "string" },
   classes: { type: "string" },
 } as const;
 
