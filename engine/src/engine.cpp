@@ -136,7 +136,7 @@ void Engine::Implementation::cancel_requests() {
   taken_cancels.clear();
 }
 
-// Begins the next step, unless as many are under way as may be, and then finishes the first of them.
+// Begins the next step, and finishes the first of those under way once they are more than may be ahead, or there is nothing to begin.
 void Engine::Implementation::step() {
   const int ahead = parts->backend->steps_ahead();
   const bool has_begun = begin_step();
