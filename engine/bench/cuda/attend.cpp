@@ -14,6 +14,7 @@
 
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
+#include "graph_time.h"
 
 using namespace millrace;
 
@@ -122,34 +123,9 @@ class Bench {
   }
 
   double median_seconds(const std::function<void()>& launch_all) {
-    cudaGraph_t graph;
-    cudaGraphExec_t executable;
     launch_all();  // what is done once for a kernel is done
     check(cudaStreamSynchronize(stream_), "attending");
-    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing");
-    launch_all();
-    check(cudaStreamEndCapture(stream_, &graph), "capturing");
-    check(cudaGraphInstantiate(&executable, graph, 0), "instantiating a graph");
-    cudaEvent_t begin, end;
-    check(cudaEventCreate(&begin), "creating an event");
-    check(cudaEventCreate(&end), "creating an event");
-    std::vector<float> times;
-    for (int i = 0; i < replays + 2; i++) {
-      check(cudaMemsetAsync(flushed_.get(), i, flushed_.bytes(), stream_), "emptying L2");
-      check(cudaEventRecord(begin, stream_), "recording");
-      check(cudaGraphLaunch(executable, stream_), "replaying");
-      check(cudaEventRecord(end, stream_), "recording");
-      check(cudaEventSynchronize(end), "replaying");
-      float ms = 0;
-      check(cudaEventElapsedTime(&ms, begin, end), "timing");
-      if (i >= 2) times.push_back(ms);
-    }
-    check(cudaGraphExecDestroy(executable), "ending");
-    check(cudaGraphDestroy(graph), "ending");
-    check(cudaEventDestroy(begin), "ending");
-    check(cudaEventDestroy(end), "ending");
-    std::ranges::sort(times);
-    return times[times.size() / 2] * 1e-3;
+    return bench::median_graph_seconds(stream_, replays, launch_all, [&] { check(cudaMemsetAsync(flushed_.get(), 1, flushed_.bytes(), stream_), "emptying L2"); });
   }
 
   const int chunk_tokens_;

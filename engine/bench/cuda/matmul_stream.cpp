@@ -17,6 +17,7 @@
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
 #include "cuda/stream_plan.h"
+#include "graph_time.h"
 #include "read_rate.h"
 
 using namespace millrace;
@@ -81,33 +82,7 @@ class Bench {
   double read_rate() const { return read_rate_; }
 
   // Seconds that the launches take as one graph.
-  double median_seconds(const std::function<void()>& launch_all) {
-    cudaGraph_t graph;
-    cudaGraphExec_t executable;
-    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing");
-    launch_all();
-    check(cudaStreamEndCapture(stream_, &graph), "capturing");
-    check(cudaGraphInstantiate(&executable, graph, 0), "instantiating a graph");
-    cudaEvent_t begin, end;
-    check(cudaEventCreate(&begin), "creating an event");
-    check(cudaEventCreate(&end), "creating an event");
-    std::vector<float> times;
-    for (int i = 0; i < replays + 2; i++) {
-      check(cudaEventRecord(begin, stream_), "recording");
-      check(cudaGraphLaunch(executable, stream_), "replaying");
-      check(cudaEventRecord(end, stream_), "recording");
-      check(cudaEventSynchronize(end), "replaying");
-      float ms = 0;
-      check(cudaEventElapsedTime(&ms, begin, end), "timing");
-      if (i >= 2) times.push_back(ms);
-    }
-    check(cudaGraphExecDestroy(executable), "ending");
-    check(cudaGraphDestroy(graph), "ending");
-    check(cudaEventDestroy(begin), "ending");
-    check(cudaEventDestroy(end), "ending");
-    std::ranges::sort(times);
-    return times[times.size() / 2] * 1e-3;
-  }
+  double median_seconds(const std::function<void()>& launch_all) { return bench::median_graph_seconds(stream_, replays, launch_all, [] {}); }
 
   // The matrix that lies behind the last one, or at the beginning again.
   void multiply(const Shape& shape, Type type, int tokens, const StreamTuning& tuning) {

@@ -3,13 +3,6 @@
 namespace millrace {
 namespace {
 
-std::vector<float> read_vector(const FileTensor* tensor) {
-  if (tensor == nullptr) return {};
-  std::vector<float> values(tensor->columns());
-  read_row(*tensor, 0, values.data());
-  return values;
-}
-
 PackedNorm pack_norm(const Norm& norm) { return {read_vector(norm.weight), read_vector(norm.bias), norm.kind, norm.epsilon}; }
 
 struct Packer {
@@ -17,20 +10,11 @@ struct Packer {
   bool as_float32;
   PackLog& log;
 
-  // Rows of several matrices one after another. Where only some have a bias, the others' is 0.
+  // Rows of several matrices one after another.
   PackedLinear linear(const std::vector<Linear>& parts) const {
     std::vector<const FileTensor*> weights;
-    std::vector<float> biases;
-    bool biased = false;
-    for (const Linear& part : parts) {
-      weights.push_back(part.weight);
-      std::vector<float> bias = read_vector(part.bias);
-      biased |= !bias.empty();
-      bias.resize(static_cast<size_t>(part.weight->rows()));
-      biases.insert(biases.end(), bias.begin(), bias.end());
-    }
-    if (!biased) biases.clear();
-    return {pack(weights, false, as_float32, &log), std::move(biases)};
+    for (const Linear& part : parts) weights.push_back(part.weight);
+    return {pack(weights, false, as_float32, &log), biases_of(parts)};
   }
 
   // Fused where the kernel knows the activation and there is no bias to add before it.

@@ -42,8 +42,10 @@ CudaBackend::CudaBackend(const Model& model, const KvSlots& slots, Team& team, c
   work_ = weights_->work();
   blas_ = BlasLt::open();
   reserve();
-  log.push_back(text("weights: ", weights_->bytes() >> 20, limits_.as_fp8 ? " MiB on the GPU, in E4M3 with a scale for each row (embedding and LM head in bfloat16); " : " MiB in bfloat16 on the GPU; matrices of over ", stream_tokens_max, " tokens by ",
-                     blas_ != nullptr ? "cuBLASLt" : "our own kernel in turns of 64, since libcublasLt.so.13 is not to be had"));
+  log.push_back(text("weights: ", weights_->bytes() >> 20, " MiB on the GPU, in ", limits_.as_fp8 ? "E4M3 with a scale for each row (embedding and LM head in bfloat16)" : "bfloat16",
+                     limits_.is_deterministic ? "; all steps multiplied by our own kernel"
+                     : blas_ == nullptr       ? "; prompts are slow: libcublasLt.so.13 is not to be had"
+                                              : text("; steps of over ", streamed_tokens_max, " tokens multiplied by cuBLASLt")));
 }
 
 // A norm by the root mean square right behind what writes x is left by that.

@@ -1,9 +1,10 @@
 # The backend for Hopper GPUs, or a word that it was not built. cudart is linked statically and looks for the driver when it is first
 # called; cuBLASLt is opened at run time where it is installed.
+
 # By hand: CMake before 3.26 does not know that nvcc 13 has C++20.
 function(cuda_options target)
   set_target_properties(${target} PROPERTIES CUDA_STANDARD_REQUIRED OFF)
-  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr>")
 endfunction()
 
 if(MILLRACE_CUDA)

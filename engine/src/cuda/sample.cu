@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "../sample/random.h"
 #include "sample_logprobs.cuh"
 #include "sample_select.cuh"
 
@@ -16,17 +17,6 @@ namespace millrace {
 namespace {
 
 constexpr int clusters_max = 32;  // about two blocks on each multiprocessor
-
-// random.h's, on the device.
-__device__ uint64_t mix_bits(uint64_t value) {
-  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
-  value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
-  return value ^ (value >> 31);
-}
-__device__ double uniform_at(uint64_t seed, uint64_t position) {
-  const uint64_t bits = mix_bits(mix_bits(seed + 0x9e3779b97f4a7c15u) + (position + 1) * 0x9e3779b97f4a7c15u);
-  return static_cast<double>(bits >> 11) * 0x1p-53;
-}
 
 // Where the drawn candidate is: `left` of the mass of the segment's candidates goes before it, of which `ties` of the least weight stay.
 struct Place {
@@ -219,7 +209,7 @@ __global__ void __cluster_dims__(draw_blocks) __launch_bounds__(draw_threads) dr
       __syncthreads();  // the lists that were told before are read
       candidates.load(row, task.vocabulary, logit_of(best), 1 / sample.temperature);
       const Cut cut = cut_candidates(candidates, sample);
-      token = draw(candidates, room, cut, uniform_at(sample.seed, static_cast<uint64_t>(sample.position)));
+      token = draw(candidates, room, cut, uniform(sample.seed, static_cast<uint64_t>(sample.position)));
     }
     if (token < 0) continue;
     if (threadIdx.x == 0) {

@@ -11,13 +11,6 @@ constexpr int64_t staged_bytes = 64 << 20;
 // What kernels may read behind a matrix's last row.
 constexpr int spare_rows = 64;
 
-std::vector<float> read_vector(const FileTensor* tensor) {
-  if (tensor == nullptr) return {};
-  std::vector<float> values(static_cast<size_t>(tensor->columns()));
-  read_row(*tensor, 0, values.data());
-  return values;
-}
-
 // One row as bfloat16, to the nearest; what is behind its columns is zero.
 void put_row(const FileTensor& tensor, int64_t row, int columns, std::vector<float>& values, uint8_t* to) {
   const auto own = static_cast<int>(tensor.columns());
@@ -114,20 +107,11 @@ DeviceMatrix CudaWeights::matrix(const std::vector<const FileTensor*>& tensors, 
   return matrices_[tensors] = placed;
 }
 
-// Rows of several matrices one after another. Where only some have a bias, the others' is 0.
+// Rows of several matrices one after another.
 DeviceLinear CudaWeights::linear(const std::vector<Linear>& parts, DeviceMatrix::Type type) {
   std::vector<const FileTensor*> weights;
-  std::vector<float> biases;
-  bool biased = false;
-  for (const Linear& part : parts) {
-    weights.push_back(part.weight);
-    std::vector<float> bias = read_vector(part.bias);
-    biased |= !bias.empty();
-    bias.resize(static_cast<size_t>(part.weight->rows()));
-    biases.insert(biases.end(), bias.begin(), bias.end());
-  }
-  if (!biased) biases.clear();
-  return {matrix(weights, type), vector(biases)};
+  for (const Linear& part : parts) weights.push_back(part.weight);
+  return {matrix(weights, type), vector(biases_of(parts))};
 }
 
 // A matrix of which each token of a step uses `part`.

@@ -14,6 +14,13 @@ void read_row(const FileTensor& tensor, int64_t row, float* values) {
     dequantize(tensor.type, tensor.row(row), tensor.columns(), values);
 }
 
+std::vector<float> read_vector(const FileTensor* tensor) {
+  if (tensor == nullptr) return {};
+  std::vector<float> values(static_cast<size_t>(tensor->columns()));
+  read_row(*tensor, 0, values.data());
+  return values;
+}
+
 template <typename Kind>
 const Kind* ModelFile::find(const std::string& key) const {
   const auto found = metadata_.find(key);

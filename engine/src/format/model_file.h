@@ -40,6 +40,8 @@ struct FileTensor {
 
 // Writes the [columns] values of one row.
 void read_row(const FileTensor& tensor, int64_t row, float* values);
+// The values of a tensor of one row; none of a null one.
+std::vector<float> read_vector(const FileTensor* tensor);
 
 class ModelFile {
  public:

@@ -21,6 +21,19 @@ Result<Model> read_model(const ModelFile& file) {
   return Status::error(text(file.path(), " is a model of the architecture \"", name, "\", which this engine does not have; it has: ", known));
 }
 
+std::vector<float> biases_of(const std::vector<Linear>& parts) {
+  std::vector<float> biases;
+  bool biased = false;
+  for (const Linear& part : parts) {
+    std::vector<float> bias = read_vector(part.bias);
+    biased |= !bias.empty();
+    bias.resize(static_cast<size_t>(part.weight->rows()));
+    biases.insert(biases.end(), bias.begin(), bias.end());
+  }
+  if (!biased) biases.clear();
+  return biases;
+}
+
 std::vector<int> windows_of(const Model& model, int context_tokens) {
   std::vector<int> windows(static_cast<size_t>(model.config.layers));
   for (const Operator& op : model.operators)

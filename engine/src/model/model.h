@@ -116,6 +116,9 @@ struct Model {
 // Reads the operators out of a file whose architecture we have; refuses others by name.
 Result<Model> read_model(const ModelFile& file);
 
+// The biases of matrices whose rows follow one another. Where only some have one, the others' is 0; where none has, there are none.
+std::vector<float> biases_of(const std::vector<Linear>& parts);
+
 // The window of each layer, 0 where it sees all of a context of so many tokens.
 std::vector<int> windows_of(const Model& model, int context_tokens);
 

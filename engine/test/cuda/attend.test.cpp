@@ -9,11 +9,12 @@
 
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
+#include "support/cuda_step.h"
 #include "support/random.h"
 #include "support/test.h"
 
 using namespace millrace;
-using test::Random;
+using test::Random, test::bfloat_of, test::download, test::float_of, test::need_gpu, test::upload;
 
 namespace {
 
@@ -21,36 +22,6 @@ namespace {
 constexpr double error_max = 0.01;
 constexpr int heads_checked = 2, tokens_checked = 12;  // of each token and of each row
 constexpr uint16_t poison = 0xffff;                    // a NaN
-
-void need_gpu() {
-  int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) throw test::Skipped{"no GPU is here"};
-}
-
-float float_of(uint16_t bits) {
-  const uint32_t wide = uint32_t{bits} << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
-}
-uint16_t bfloat_of(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
-}
-
-template <typename Value>
-DeviceArray<Value> upload(const std::vector<Value>& values) {
-  DeviceArray<Value> array(values.size());
-  if (!values.empty()) check(cudaMemcpy(array.get(), values.data(), array.bytes(), cudaMemcpyHostToDevice), "copying to the device");
-  return array;
-}
-template <typename Value>
-std::vector<Value> download(const DeviceArray<Value>& array) {
-  std::vector<Value> values(array.count());
-  if (!values.empty()) check(cudaMemcpy(values.data(), array.get(), array.bytes(), cudaMemcpyDeviceToHost), "copying from the device");
-  return values;
-}
 
 struct Form {
   int heads = 8, kv_heads = 2, head_dim = 128, page_tokens = 16, chunk_tokens = 128;
@@ -64,16 +35,16 @@ struct Form {
 };
 
 // The last `count` tokens of a context of `context`. Its values come from the seed alone, whatever else is in the step.
-struct Row {
+struct SceneRow {
   int context = 1, count = 1;
   uint64_t seed = 1;
 };
 
 class Scene {
  public:
-  Scene(const Form& form, const std::vector<Row>& rows) : form_(form), rows_(rows), q_stride_(form.width() + 16), out_stride_(form.width() + 24) {
+  Scene(const Form& form, const std::vector<SceneRow>& rows) : form_(form), rows_(rows), q_stride_(form.width() + 16), out_stride_(form.width() + 24) {
     int pages = 1;
-    for (const Row& row : rows) pages = std::max(pages, (row.context + form.page_tokens - 1) / form.page_tokens);
+    for (const SceneRow& row : rows) pages = std::max(pages, (row.context + form.page_tokens - 1) / form.page_tokens);
     kv_.page_tokens = form.page_tokens;
     kv_.head_bytes = int64_t{form.page_tokens} * form.head_dim * 2;
     kv_.key_offset = 512;
@@ -134,7 +105,7 @@ class Scene {
 
  private:
   void add_row(size_t r) {
-    const Row& row = rows_[r];
+    const SceneRow& row = rows_[r];
     Random random(row.seed);
     std::vector<uint16_t> table(1 << 12), queries(table.size());  // drawing each value would take longer than all else
     for (uint16_t& value : table) value = bfloat_of(random.normal());
@@ -229,7 +200,7 @@ class Scene {
   }
 
   const Form form_;
-  const std::vector<Row> rows_;
+  const std::vector<SceneRow> rows_;
   const int64_t q_stride_, out_stride_;
   KvView kv_;
   std::vector<uint16_t> memory_, q_;  // q_: [tokens][width]
@@ -247,12 +218,12 @@ constexpr int head_dims[] = {16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 32
 Form any_form(Random& random, std::pair<int, int> heads, int head_dim) {
   return {heads.first, heads.second, head_dim, page_sizes[random.between(0, 4)], chunk_sizes[random.between(0, 5)]};
 }
-std::vector<Row> rows_of(Random& random, std::initializer_list<std::pair<int, int>> contexts) {
-  std::vector<Row> rows;
+std::vector<SceneRow> rows_of(Random& random, std::initializer_list<std::pair<int, int>> contexts) {
+  std::vector<SceneRow> rows;
   for (const auto& [context, count] : contexts) rows.push_back({context, count, random.next()});
   return rows;
 }
-void check_scene(const Form& form, const std::vector<Row>& rows, Random& random) {
+void check_scene(const Form& form, const std::vector<SceneRow>& rows, Random& random) {
   Scene scene(form, rows);
   scene.check_right(scene.run(), random);
 }
@@ -303,7 +274,7 @@ TEST("a token's bits are the same alone, in company and again") {
     for (const auto& heads : head_counts) {
       Form form = any_form(random, heads, head_dim);
       form.window = random.chance(0.3) ? 200 : 0;
-      std::vector<Row> rows = rows_of(random, {{1000, 1}, {128, 1}, {17, 1}, {1500, 1}, {90, 40}, {333, 1}, {700, 64}});
+      std::vector<SceneRow> rows = rows_of(random, {{1000, 1}, {128, 1}, {17, 1}, {1500, 1}, {90, 40}, {333, 1}, {700, 64}});
       for (int i = 0; i < 40; i++) rows.push_back({random.between(1, 300), 1, random.next()});
       Scene together(form, rows);
       const auto all = together.run();

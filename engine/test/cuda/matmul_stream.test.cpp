@@ -13,12 +13,13 @@
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
 #include "cuda/stream_plan.h"
+#include "support/cuda_step.h"
 #include "support/random.h"
 #include "support/test.h"
 
 using namespace millrace;
-using test::Random;
-using Type = DeviceMatrix::Type;
+using test::Random, test::bfloat_of, test::download, test::float_of, test::need_gpu, test::upload;
+using Stored = DeviceMatrix::Type;
 using Kind = MatmulOutput::Kind;
 
 namespace {
@@ -27,39 +28,10 @@ constexpr int rows_behind = 64;  // that may be read; they hold NaNs here
 // Of the norm of all results, and of the sum of a result's absolute products. bfloat16 rounds a result by up to 2^-9.
 constexpr double norm_error_max = 1e-4, error_max = 1e-5, rounded_error_max = 0x1p-8;
 
-void need_gpu() {
-  int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) throw test::Skipped{"no GPU is here"};
-}
-
-float float_of(uint16_t bits) {
-  const uint32_t wide = uint32_t{bits} << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
-}
-uint16_t bfloat_of(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
-}
 float float_of_e4m3(uint8_t bits) {
   const int exponent = bits >> 3 & 15, mantissa = bits & 7;
   const float size = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9) : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
   return bits & 0x80 ? -size : size;
-}
-
-template <typename Value>
-DeviceArray<Value> upload(const std::vector<Value>& values) {
-  DeviceArray<Value> array(values.size());
-  check(cudaMemcpy(array.get(), values.data(), array.bytes(), cudaMemcpyHostToDevice), "copying to the device");
-  return array;
-}
-template <typename Value>
-std::vector<Value> download(const DeviceArray<Value>& array) {
-  std::vector<Value> values(array.count());
-  check(cudaMemcpy(values.data(), array.get(), array.bytes(), cudaMemcpyDeviceToHost), "copying from the device");
-  return values;
 }
 
 double activated(Activation activation, double x) {
@@ -84,12 +56,12 @@ double gated(Activation activation, double gate, double up) {
 // A random matrix on both sides, whose results for random tokens are of about the size of 1, and a bias.
 class Matrix {
  public:
-  Matrix(Random& random, Type type, int rows, int columns) : type_(type), rows_(rows), columns_(columns) {
+  Matrix(Random& random, Stored type, int rows, int columns) : type_(type), rows_(rows), columns_(columns) {
     // Drawing each value would take longer than all else here: they are drawn from a table.
     std::vector<uint16_t> table(1 << 16);
-    for (uint16_t& value : table) value = type == Type::bf16 ? bfloat_of(random.normal() / std::sqrt(static_cast<float>(columns))) : any_e4m3(random);
+    for (uint16_t& value : table) value = type == Stored::bf16 ? bfloat_of(random.normal() / std::sqrt(static_cast<float>(columns))) : any_e4m3(random);
     const size_t count = static_cast<size_t>(rows) * static_cast<size_t>(columns), behind = rows_behind * static_cast<size_t>(columns);
-    if (type == Type::bf16)
+    if (type == Stored::bf16)
       values_ = fill(random, table, words_, count, behind);
     else
       values_ = fill(random, table, bytes_, count, behind);
@@ -99,7 +71,7 @@ class Matrix {
     device_bias_ = upload(bias_);
   }
 
-  DeviceMatrix device() const { return {type_, values_.get(), type_ == Type::fp8 ? device_scales_.get() : nullptr, rows_, columns_}; }
+  DeviceMatrix device() const { return {type_, values_.get(), type_ == Stored::fp8 ? device_scales_.get() : nullptr, rows_, columns_}; }
   const float* device_bias() const { return device_bias_.get(); }
   float bias(int row) const { return bias_[static_cast<size_t>(row)]; }
   int rows() const { return rows_; }
@@ -110,11 +82,11 @@ class Matrix {
     const size_t first = static_cast<size_t>(row) * static_cast<size_t>(columns_);
     double sum = 0, size = 0;
     for (size_t c = 0; c < static_cast<size_t>(columns_); c++) {
-      const double product = double{type_ == Type::bf16 ? float_of(words_[first + c]) : e4m3_values()[bytes_[first + c]]} * float_of(x[c]);
+      const double product = double{type_ == Stored::bf16 ? float_of(words_[first + c]) : e4m3_values()[bytes_[first + c]]} * float_of(x[c]);
       sum += product;
       size += std::fabs(product);
     }
-    const double scale = type_ == Type::fp8 ? scales_[static_cast<size_t>(row)] : 1;
+    const double scale = type_ == Stored::fp8 ? scales_[static_cast<size_t>(row)] : 1;
     return {sum * scale, size * scale};
   }
 
@@ -144,7 +116,7 @@ class Matrix {
     return device;
   }
 
-  Type type_;
+  Stored type_;
   int rows_, columns_;
   std::vector<uint16_t> words_;
   std::vector<uint8_t> bytes_;
@@ -271,7 +243,7 @@ void check_products(Random& random, const Matrix& matrix, int count, const Form&
   CHECK(touched == 0, touched, " values beside the results were written; ", what);
 }
 
-constexpr Type types[] = {Type::bf16, Type::fp8};
+constexpr Stored types[] = {Stored::bf16, Stored::fp8};
 constexpr int token_counts[] = {1, 2, 5, 8, 9, 16, 33, 64};
 
 }  // namespace
@@ -280,7 +252,7 @@ TEST("small matrices are right for any number of tokens, stored and added, with 
   need_gpu();
   Random random;
   const std::pair<int, int> shapes[] = {{16, 64}, {48, 64}, {96, 128}, {300, 64}, {7, 192}, {4100, 320}};
-  for (const Type type : types)
+  for (const Stored type : types)
     for (const auto& [rows, columns] : shapes) {
       const Matrix matrix(random, type, rows, columns);
       for (const int count : token_counts)
@@ -292,7 +264,7 @@ TEST("gates are right, with every activation") {
   need_gpu();
   Random random;
   const std::pair<int, int> shapes[] = {{2 * 16, 64}, {2 * 100, 192}, {2 * 1000, 256}, {2 * 3, 64}};
-  for (const Type type : types)
+  for (const Stored type : types)
     for (const auto& [rows, columns] : shapes) {
       const Matrix matrix(random, type, rows, columns);
       for (const int count : token_counts)
@@ -309,7 +281,7 @@ TEST("models' matrices are right") {
     Kind kind;
   } shapes[] = {{6144, 4096, Kind::store}, {4096, 14336, Kind::add}, {2 * 14336, 4096, Kind::gate}, {49152, 576, Kind::store}, {576, 1536, Kind::add},
                 {2 * 1536, 576, Kind::gate}, {4544, 4544, Kind::store}, {2048, 2048, Kind::add}};
-  for (const Type type : types)
+  for (const Stored type : types)
     for (const auto& shape : shapes) {
       const Matrix matrix(random, type, shape.rows, shape.columns);
       for (const int count : {1, 8, 13, 32, 64}) check_products(random, matrix, count, {shape.kind, true}, 40);
@@ -331,7 +303,7 @@ TEST("a token's bits are the same in any company, and however the matrix is divi
   apart.tile_blocks_max = 3;
   large.peers_tokens_min = 1;
   large.ring_bytes = 150 << 10;
-  for (const Type type : types)
+  for (const Stored type : types)
     for (const auto& shape : shapes) {
       const Matrix matrix(random, type, shape.rows, shape.columns);
       const Tokens tokens(random, shape.columns);
@@ -354,7 +326,7 @@ TEST("kernels that begin early wait for what they read, and repeat their bits") 
   constexpr int hidden = 1024, ffn = 2816, layers = 6, repeats = 20;
   cudaStream_t stream;  // the default one may have rules of its own; the process ends with it
   check(cudaStreamCreate(&stream), "creating a stream");
-  for (const Type type : types) {
+  for (const Stored type : types) {
     std::vector<Matrix> gates, downs;
     for (int i = 0; i < layers; i++) {
       gates.emplace_back(random, type, 2 * ffn, hidden);

@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
+#include <bit>
 #include <vector>
 
 #include "cuda/cuda.h"
@@ -15,6 +16,13 @@ namespace millrace::test {
 
 inline void need_gpu() {
   if (const auto gpu = inspect_cuda(); !gpu.ok()) throw Skipped{gpu.message()};
+}
+
+// bfloat16 by its bits.
+inline float float_of(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+inline uint16_t bfloat_of(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
 template <typename Value>
