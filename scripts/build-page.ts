@@ -1,15 +1,19 @@
 /** Bundles the page into dist/page, where wrangler takes it from. Opening it needs no build server. */
-import { copyFile, mkdir } from "node:fs/promises";
-import { join } from "node:path";
+import { randomUUID } from "node:crypto";
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { build } from "esbuild";
 
-/** @param root the repository's folder. @returns the folder that holds the page. */
+/**
+ * What has not changed is not written: wrangler watches the folder, and for each change restarts the edge under the pages that are open.
+ * @param root the repository's folder. @returns the folder that holds the page.
+ */
 export async function buildPage(root: string): Promise<string> {
   const from = join(root, "client/widget");
   const to = join(root, "dist/page");
   await mkdir(to, { recursive: true });
-  const common = { bundle: true, minify: true, sourcemap: "linked", target: "es2023", legalComments: "none" } as const;
-  await Promise.all([
+  const common = { bundle: true, minify: true, sourcemap: "linked", target: "es2023", legalComments: "none", write: false } as const;
+  const bundles = await Promise.all([
     build({
       ...common,
       entryPoints: [join(from, "main.ts")],
@@ -20,10 +24,22 @@ export async function buildPage(root: string): Promise<string> {
     }),
     build({ ...common, entryPoints: [join(from, "theme.ts")], outfile: join(to, "theme.js"), format: "iife" }),
     build({ ...common, entryPoints: [join(from, "style.css")], outfile: join(to, "style.css") }),
-    ...["index.html", "icon.svg"].map((name) => copyFile(join(from, name), join(to, name))),
-    copyFile(join(root, "edge/_headers"), join(to, "_headers")),
+  ]);
+  const copied = [join(from, "index.html"), join(from, "icon.svg"), join(root, "edge/_headers")];
+  await Promise.all([
+    ...bundles.flatMap(({ outputFiles }) => outputFiles.map(({ path, contents }) => put(path, contents))),
+    ...copied.map(async (path) => put(join(to, basename(path)), await readFile(path))),
   ]);
   return to;
+}
+
+/** The file has these bytes afterwards, and nobody ever sees a part of them. */
+async function put(path: string, bytes: Uint8Array): Promise<void> {
+  const present = await readFile(path).catch(() => undefined);
+  if (present?.equals(bytes)) return;
+  const partial = join(path, "../..", randomUUID());
+  await writeFile(partial, bytes);
+  await rename(partial, path);
 }
 
 if (process.argv[1] === import.meta.filename) {
