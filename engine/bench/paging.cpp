@@ -217,7 +217,7 @@ double median(std::vector<double> values) {
 bool measure_mapping(const Shape& shape) {
   const KvLayout layout = shape.range();
   const int pages = 128;
-  auto reserved = reserve_kv_memory(1, pages, layout.page_bytes, pages);
+  auto reserved = reserve_kv_memory({.ranges = 1, .pages_a_range = pages, .pages_max = pages}, layout.page_bytes);
   if (!reserved.ok()) return false;
   const std::unique_ptr<KvMemory> memory = reserved.take();
   std::vector<double> first, away, again;

@@ -101,10 +101,11 @@ Status reserve_slots(Assembly& parts, const Machine& machine) {
   if (pages < 1)
     return Status::error(text("KV memory of ", parts.options.kv_memory_bytes, " bytes holds no page of ", page_bytes, " bytes; ",
                               asked ? "raise --kv-memory" : "free some memory"));
-  const auto reserve = parts.gpu ? reserve_cuda_kv_memory : reserve_kv_memory;
-  auto memory = reserve((slots + cached_slots) * plan.group_count(), pages_a_range, plan.page_bytes(), static_cast<int>(pages));
+  const KvMemory::Shape shape{(slots + cached_slots) * plan.group_count(), pages_a_range, static_cast<int>(pages)};
+  auto memory = parts.gpu ? reserve_cuda_pages(shape.places(), plan.page_bytes(), shape.pages_max) : reserve_mmap_pages(shape.places(), plan.page_bytes());
   if (!memory.ok()) return memory.status();
-  parts.slots = std::make_unique<KvSlots>(memory.take(), plan, slots + cached_slots, cached_slots > 0);
+  const bool maps_ahead = parts.gpu || parts.options.plans_ahead;
+  parts.slots = std::make_unique<KvSlots>(std::make_unique<KvMemory>(memory.take(), shape, maps_ahead), plan, slots + cached_slots, cached_slots > 0);
   parts.schedule_limits.pages_max = static_cast<int>(pages);
   parts.schedule_limits.page_need = need;
   std::string groups;

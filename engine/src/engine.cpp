@@ -14,6 +14,9 @@ namespace millrace {
 namespace {
 
 constexpr std::chrono::milliseconds idle_wait{20};
+// Pages are mapped ahead for all rows at once, every few steps, so far that none comes to its end before the next time.
+constexpr uint64_t prepare_steps = 8;
+constexpr int prepare_tokens = 2 * prepare_steps;
 
 }  // namespace
 
@@ -164,20 +167,33 @@ bool Engine::Implementation::begin_step() {
     if (add_row(next, row) && row.samples > 0 && next.rows.back()->constraint != nullptr) constraints.push_back(next.rows.back()->constraint.get());
   if (next.rows.empty()) return false;
 
+  Status status = parts->slots->await();
   const int64_t mapped = clock_us();
   next.mapping_us = mapped - std::exchange(next.begun_us, mapped);
   begun.push_back(std::move(next));
   masks.finish();
-  const Status status = attempt([&] {
-    masks.begin(std::move(constraints));
-    parts->backend->begin(begun.back().plan);
-  });
-  if (status.ok()) return true;
+  if (status.ok())
+    status = attempt([&] {
+      masks.begin(std::move(constraints));
+      parts->backend->begin(begun.back().plan);
+    });
+  if (status.ok()) {
+    if (steps_begun++ % prepare_steps == 0) prepare_pages(begun.back().plan);
+    return true;
+  }
   masks.finish();
   const Begun failed = std::move(begun.back());
   begun.pop_back();
   fail_rows(failed, status);
   return true;
+}
+
+// What its rows will need next, while the step runs.
+void Engine::Implementation::prepare_pages(const Plan& plan) {
+  if (!parts->slots->maps_ahead()) return;
+  std::vector<KvSlots::Ahead> ahead;
+  for (const Row& row : plan.rows) ahead.push_back({row.slot, std::min(row.first + row.count + prepare_tokens, parts->options.context_tokens)});
+  parts->slots->prepare(ahead);
 }
 
 // A row's pages and tokens; false if it fails for want of them.

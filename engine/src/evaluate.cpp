@@ -19,6 +19,7 @@ Result<std::vector<float>> evaluate_now(Assembly& parts, const std::vector<int32
   for (int first = 0; status.ok() && first < count; first += chunk) {
     const int now = std::min(chunk, count - first);
     status = parts.slots->grow(slot, first, now);
+    if (status.ok()) status = parts.slots->await();
     if (!status.ok()) break;
     Plan plan;
     plan.rows = {{.request = 0, .slot = slot, .first = first, .count = now, .samples = now}};

@@ -57,6 +57,7 @@ struct Engine::Implementation {
   };
   std::deque<Begun> begun;
   int64_t finished_us = 0;  // when the last step was
+  uint64_t steps_begun = 0;
   std::vector<uint32_t> continued;  // requests that bring the beginning of their answers, not yet taken up
   std::vector<Event> events;
   bool is_idle = false;  // the last step had nothing to do
@@ -75,6 +76,7 @@ struct Engine::Implementation {
   void cancel_requests();
   void step();
   bool begin_step();
+  void prepare_pages(const Plan& plan);
   bool add_row(Begun& next, const Row& row);
   void fail_rows(const Begun& failed, const Status& status);
   void finish_step();

@@ -32,7 +32,7 @@ class CachedModel {
     const KvPlan kv = plan_pages(windows_of(model_, context), config.kv_heads, config.head_dim, element, 4096);
     groups = kv.group_count();
     need_ = kv_page_need(kv, step_tokens_max);
-    auto memory = reserve_kv_memory(slot_count * kv.group_count(), kv.pages_a_range(context), kv.page_bytes(), need_.of(context) * pages_of);
+    auto memory = reserve_kv_memory({slot_count * kv.group_count(), kv.pages_a_range(context), need_.of(context) * pages_of}, kv.page_bytes());
     REQUIRE(memory.ok(), memory.message());
     slots_ = std::make_unique<KvSlots>(memory.take(), kv, slot_count);
     const Precision precision = element == KvElement::float32 ? Precision::float32 : Precision::stored;

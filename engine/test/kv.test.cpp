@@ -18,8 +18,8 @@ namespace {
 constexpr int64_t page_bytes = 4096;
 constexpr int64_t mebibyte = 1 << 20;
 
-std::unique_ptr<KvMemory> reserve(int ranges, int pages_a_range, int pages_max) {
-  auto memory = reserve_kv_memory(ranges, pages_a_range, page_bytes, pages_max);
+std::unique_ptr<KvMemory> reserve(int ranges, int pages_a_range, int pages_max, bool maps_ahead = false) {
+  auto memory = reserve_kv_memory({ranges, pages_a_range, pages_max}, page_bytes, maps_ahead);
   REQUIRE(memory.ok(), memory.message());
   return memory.take();
 }
@@ -163,11 +163,13 @@ TEST("a page that is made one's own has its bytes, and leaves the others theirs"
   CHECK_EQUAL(memory->own(0, 1).message(), std::string("no KV page is free"));
 }
 
+namespace {
+
 // Against a model in plain containers: what is mapped where, and how many physical pages that takes.
-TEST("random histories of mapping and sharing lose no page and mix up none") {
+void check_random_history(bool maps_ahead) {
   test::Random random;
   constexpr int ranges = 4, pages = 5, physical = 9;
-  auto memory = reserve(ranges, pages, physical);
+  auto memory = reserve(ranges, pages, physical, maps_ahead);
   struct Place {
     int page = -1, mark = 0;  // the physical page by the model's count; -1: none
   };
@@ -190,6 +192,7 @@ TEST("random histories of mapping and sharing lose no page and mix up none") {
       taken++;
       if (std::find(distinct.begin(), distinct.end(), each.page) == distinct.end()) distinct.push_back(each.page);
     }
+    REQUIRE(memory->await().ok());
     REQUIRE(memory->pages_mapped() == static_cast<int>(distinct.size()) && memory->places_mapped() == taken, memory->pages_mapped(), " and ", memory->places_mapped());
     const bool has_room = static_cast<int>(distinct.size()) < physical;
     const auto users = [&](size_t which) { return std::count_if(places.begin(), places.end(), [&](const Place& each) { return each.page == places[which].page; }); };
@@ -201,6 +204,7 @@ TEST("random histories of mapping and sharing lose no page and mix up none") {
         places[place] = {};
       } else if (const bool can = users(place) == 1 || has_room; memory->own(range, page).ok()) {
         CHECK(can);
+        REQUIRE(memory->await().ok());
         if (users(place) > 1) places[place].page = made++;
         places[place].mark = round;
         std::memcpy(byte(place), &round, sizeof(round));
@@ -213,16 +217,53 @@ TEST("random histories of mapping and sharing lose no page and mix up none") {
       CHECK_EQUAL(done, !is_copy || has_room);
       if (done) places[place] = {is_copy ? made++ : places[other].page, places[other].mark};
     } else {
-      CHECK_EQUAL(memory->map(range, page).ok(), has_room);
+      const bool is_ahead = random.chance(0.5);
+      CHECK_EQUAL((is_ahead ? memory->map_ahead(range, page) : memory->map(range, page)).ok(), has_room);
       if (!has_room) continue;
+      if (random.chance(0.5)) memory->start();
+      if (is_ahead) REQUIRE(memory->own(range, page).ok());
+      REQUIRE(memory->await().ok());
       places[place] = {made++, round};
       std::memcpy(byte(place), &round, sizeof(round));
     }
   }
 }
 
+// Pages in name alone, which fail from the nth call on.
+class FailingPages final : public KvPages {
+ public:
+  explicit FailingPages(int calls) : left_(calls) {}
+  uint8_t* address(int64_t) const override { return nullptr; }
+  int64_t places_max() const override { return 100; }
+  Status create(int) override { return Status(); }
+  Status attach(int64_t, int, bool) override { return left_-- > 0 ? Status() : Status::error("cannot map a KV page: out of luck"); }
+  Status protect(int64_t, bool) override { return Status(); }
+  void detach(int64_t) override {}
+  Status copy(int, int64_t) override { return Status(); }
+
+ private:
+  int left_;
+};
+
+}  // namespace
+
+TEST("random histories of mapping and sharing lose no page and mix up none") { check_random_history(false); }
+TEST("random histories of mapping ahead and sharing lose no page and mix up none") { check_random_history(true); }
+
+TEST("a page that cannot be mapped leaves memory as it was, or is told to whoever waits for it") {
+  KvMemory at_once(std::make_unique<FailingPages>(1), {1, 4, 4});
+  CHECK(at_once.map(0, 0).ok());
+  CHECK_EQUAL(at_once.map(0, 1).message(), std::string("cannot map a KV page: out of luck"));
+  CHECK(at_once.pages_mapped() == 1 && at_once.places_mapped() == 1);
+  KvMemory ahead(std::make_unique<FailingPages>(2), {1, 4, 4}, true);
+  CHECK(ahead.map(0, 0).ok() && ahead.map_ahead(0, 1).ok() && ahead.await().ok());
+  CHECK(ahead.map(0, 2).ok());
+  CHECK_EQUAL(ahead.await().message(), std::string("cannot map a KV page: out of luck"));
+  CHECK(!ahead.await().ok());
+}
+
 TEST("addresses that no machine has are refused with what to change") {
-  auto memory = reserve_kv_memory(64, 64, int64_t{1} << 40, 1);
+  auto memory = reserve_kv_memory({64, 64, 1}, int64_t{1} << 40);
   REQUIRE(!memory.ok());
   CHECK(memory.message().find("choose fewer slots or a shorter context") != std::string::npos, memory.message());
 }

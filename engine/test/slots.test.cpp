@@ -42,7 +42,7 @@ TEST("the next turn adopts its predecessor's slot without a mapping call, and ma
   Tokens conversation = random.tokens(75, vocabulary);
   const int slot = run(slots, conversation);
   for (int turn = 0; turn < 3; turn++) {
-    const int before = static_cast<int>(conversation.size()), calls = slots.calls;
+    const int before = static_cast<int>(conversation.size()), calls = slots.calls.load();
     conversation = conversation + random.tokens(random.between(2, 60), vocabulary);
     const Taken taken = slots.start(conversation, static_cast<int>(conversation.size()));
     CHECK_EQUAL(taken.slot, slot);
@@ -61,7 +61,7 @@ TEST("a turn that differs in the last tokens adopts the slot too, and one that d
   const Tokens turn = random.tokens(110, vocabulary);
   const int slot = run(slots, turn);
   const Tokens other = first(turn, 100) + random.tokens(50, vocabulary);
-  const int calls = slots.calls;
+  const int calls = slots.calls.load();
   const Taken taken = slots.start(other, 150);
   CHECK(taken.slot == slot && taken.cached == 100 && slots.calls == calls);
   slots.compute(slot, {other.begin() + 100, other.end()});
@@ -128,13 +128,34 @@ TEST("without the cache nothing is found, and a slot keeps its pages for the nex
   test::Random random;
   WrittenSlots slots(one_layer, 3, 12, 128, 128, false);
   const Tokens prompt = random.tokens(100, vocabulary);
-  const int slot = run(slots, prompt), calls = slots.calls;
+  const int slot = run(slots, prompt), calls = slots.calls.load();
   const Taken taken = slots.start(prompt, 100);
   CHECK(taken.slot == slot && taken.cached == 0);
   slots.compute(slot, prompt);
   CHECK_EQUAL(slots.calls, calls);
   CHECK(slots.take(prompt, 1).slot >= 0 && slots.take(prompt, 1).slot >= 0);
   CHECK_EQUAL(slots.take(prompt, 1).slot, -1);
+}
+
+TEST("what was mapped ahead is there when it is needed, without a call, and is given up for what others need now") {
+  WrittenSlots slots({0}, 2, 6, 400, 64, true, true);
+  test::Random random;
+  const int slot = slots.start(random.tokens(20, 50), 300).slot;
+  slots.compute(slot, random.tokens(20, 50));
+  CHECK_EQUAL(slots.slots().pages_mapped(), 1);
+  slots.prepare(slot, 2 * page_tokens);
+  CHECK_EQUAL(slots.slots().pages_mapped(), 3);
+  slots.compute(slot, random.tokens(40, 50));
+  slots.compute(slot, random.tokens(30, 50));
+  CHECK_EQUAL(slots.calls.load(), 3);
+  // Never more than there is,
+  slots.prepare(slot, 300);
+  CHECK_EQUAL(slots.slots().pages_mapped(), 6);
+  // and another's need comes first.
+  const int other = slots.start(random.tokens(10, 50), 3 * page_tokens).slot;
+  slots.compute(other, random.tokens(3 * page_tokens, 50));
+  CHECK_EQUAL(slots.slots().pages_mapped(), 6);
+  slots.check(slot);
 }
 
 TEST("what nobody used for longest goes first, from its end") {
@@ -207,7 +228,8 @@ TEST("random histories mix up nobody's tokens, keep every promise, and lose no p
     const std::vector<int>& windows = kinds[static_cast<size_t>(random.between(0, 4))];
     constexpr int tokens_max = 300, step_max = 40;
     const int running_max = random.between(1, 4), slot_count = running_max + random.between(1, 8), pages_max = random.between(30, 90);
-    WrittenSlots slots(windows, slot_count, pages_max, tokens_max, step_max, random.chance(0.9));
+    const bool maps_ahead = random.chance(0.5);
+    WrittenSlots slots(windows, slot_count, pages_max, tokens_max, step_max, random.chance(0.9), maps_ahead);
     const int alphabet = random.between(1, 4);
     struct Running {
       int slot, tokens_max;
@@ -246,6 +268,7 @@ TEST("random histories mix up nobody's tokens, keep every promise, and lose no p
         const int done = static_cast<int>(slots.tokens(each.slot).size()), prompt = static_cast<int>(each.prompt.size());
         const int count = std::min(random.between(1, step_max), (done < prompt ? prompt : each.tokens_max) - done);
         if (count > 0) slots.compute(each.slot, done < prompt ? Tokens{each.prompt.begin() + done, each.prompt.begin() + done + count} : random.tokens(count, alphabet));
+        if (maps_ahead && random.chance(0.3)) slots.prepare(each.slot, std::min(random.between(1, 64), tokens_max - done - count));
         if (count == 0 || random.chance(0.05))
           end(i);
         else

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "../base/team.h"
-#include "../kv/memory.h"
+#include "../kv/pages.h"
 #include "../kv/slots.h"
 #include "../model/backend.h"
 #include "../model/model.h"
@@ -27,9 +27,9 @@ struct CudaMachine {
 // driver, a Hopper GPU.
 Result<CudaMachine> inspect_cuda();
 
-// As reserve_kv_memory, in the device's memory: pages are whole granules of cuda_granule_bytes. See kv/memory.h.
+// KV pages in the device's memory, whole granules of cuda_granule_bytes, of which at most pages_max are made. See kv/pages.h.
 constexpr int64_t cuda_granule_bytes = 2 << 20;
-Result<std::unique_ptr<KvMemory>> reserve_cuda_kv_memory(int ranges, int pages_a_range, int64_t page_bytes, int pages_max);
+Result<std::unique_ptr<KvPages>> reserve_cuda_pages(int64_t places, int64_t page_bytes, int pages_max);
 
 struct CudaLimits {
   int tokens_max = 0;          // of a step

@@ -1,44 +1,89 @@
-// Virtual KV memory: address ranges reserved once, physical pages mapped into them as sequences grow. This is the whole of what a
-// kind of memory must offer; a CPU's (memory_mmap.cpp) maps a memfd, a GPU's its driver's allocations. Not thread-safe. All calls of a
-// step come between its plan and its run, so that a memory whose calls are slow can gather them.
+// Virtual KV memory: address ranges reserved once, physical pages mapped into them as sequences grow. Which page is behind which address, and
+// who shares it, is known here; a kind of memory (pages.h) makes the changes: at once, or on a thread of its own ahead of need. Not
+// thread-safe.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
+#include "mapper.h"
+#include "pages.h"
 #include "status.h"
 
 namespace millrace {
 
 class KvMemory {
  public:
-  virtual ~KvMemory() = default;
+  struct Shape {
+    int ranges = 0, pages_a_range = 0, pages_max = 0;
+    int64_t places() const { return int64_t{ranges} * pages_a_range; }
+  };
+
+  // Over pages for shape.places() places. Where it maps ahead, changes are gathered, and `await` comes before what they map is touched.
+  KvMemory(std::unique_ptr<KvPages> pages, const Shape& shape, bool maps_ahead = false);
 
   // A range's first byte. Only its mapped pages may be touched, and only those that are its own written.
-  virtual uint8_t* base(int range) const = 0;
+  uint8_t* base(int range) const { return pages_->address(place_of(range, 0)); }
 
   // Puts a physical page of its own behind page `page` of a range: a free one, or a new one while fewer than pages_max exist.
-  virtual Status map(int range, int page) = 0;
+  Status map(int range, int page);
   // Puts the physical page behind (from_range, from_page) behind (range, page) too: neither may write it now. It lives until its last
   // mapping goes.
-  virtual Status alias(int range, int page, int from_range, int from_page) = 0;
+  Status alias(int range, int page, int from_range, int from_page);
   // Puts a physical page of its own there, as map does, with the same bytes as the one behind (from_range, from_page).
-  virtual Status copy(int range, int page, int from_range, int from_page) = 0;
+  Status copy(int range, int page, int from_range, int from_page);
   // Makes the page writable: as it is where nobody else maps it, otherwise it is exchanged for a copy, which takes a free page.
-  virtual Status own(int range, int page) = 0;
+  Status own(int range, int page);
   // Takes the page away from this range; the physical page is free once nobody maps it.
-  virtual void unmap(int range, int page) = 0;
+  void unmap(int range, int page);
+
+  // As map, but nothing waits for it before the page is made the range's own.
+  Status map_ahead(int range, int page);
+  bool maps_ahead() const { return mapper_ != nullptr; }
+  // Has what was mapped ahead made by the thread, all of it at once.
+  void start();
+  // Waits for all changes but those, and for those of them that were made somebody's own.
+  Status await();
 
   // Whether some other place maps the physical page too.
-  virtual bool is_shared(int range, int page) const = 0;
+  bool is_shared(int range, int page) const { return users_[static_cast<size_t>(at(range, page).page)] > 1; }
 
-  virtual int pages_mapped() const = 0;  // physical pages behind at least one address
-  virtual int pages_max() const = 0;
-  virtual int places_mapped() const = 0;  // places with a page behind them
-  virtual int places_max() const = 0;     // of which a process can have no more
+  int pages_mapped() const { return static_cast<int>(users_.size() - free_.size()); }  // physical pages behind at least one address
+  int pages_max() const { return shape_.pages_max; }
+  int64_t places_mapped() const { return places_mapped_; }  // places with a page behind them
+  int64_t places_max() const { return pages_->places_max(); }  // of which a process can have no more
+
+ private:
+  static constexpr int none = -1;
+  struct Place {
+    int page = none;
+    bool is_writable = false;
+    uint64_t change = 0;  // the last one of it, by the mapper's count
+  };
+
+  int64_t place_of(int range, int page) const { return int64_t{range} * shape_.pages_a_range + page; }
+  Place& at(int range, int page) { return places_[static_cast<size_t>(place_of(range, page))]; }
+  const Place& at(int range, int page) const { return places_[static_cast<size_t>(place_of(range, page))]; }
+
+  Status find_free();
+  Status change(Place& of, const KvChange& change);
+  Status attach(int range, int page, int physical, bool is_writable);
+  Status protect(int range, int page, bool is_writable);
+  void need(const Place& place) { needed_ = std::max(needed_, place.change); }
+
+  const Shape shape_;
+  std::unique_ptr<KvPages> pages_;
+  std::vector<Place> places_;  // [range][page]
+  std::vector<int> users_;     // [physical page] -> places
+  std::vector<int> free_;      // physical pages behind no place; who takes one takes the last
+  int64_t places_mapped_ = 0;
+  uint64_t needed_ = 0;  // changes up to this one are awaited
+  std::unique_ptr<KvMapper> mapper_;  // after the pages: it ends first
 };
 
-// Reserves ranges x pages_a_range pages of addresses over at most pages_max physical pages of page_bytes (a multiple of 4 KiB).
-Result<std::unique_ptr<KvMemory>> reserve_kv_memory(int ranges, int pages_a_range, int64_t page_bytes, int pages_max);
+// A CPU's.
+Result<std::unique_ptr<KvMemory>> reserve_kv_memory(const KvMemory::Shape& shape, int64_t page_bytes, bool maps_ahead = false);
 
 }  // namespace millrace

@@ -96,6 +96,18 @@ Status KvSlots::map_next(int slot, int group) {
   return status;
 }
 
+void KvSlots::prepare(std::span<const Ahead> sequences) {
+  for (const Ahead& each : sequences)
+    for (int group = 0; group < plan_.group_count(); group++) prepare(each.slot, group, each.until);
+  memory_->start();
+}
+
+void KvSlots::prepare(int slot, int group, int until) {
+  Range& pages = range(slot, group);
+  for (const int end = layout(group).pages_for(until); pages.end < end && !is_full(); pages.end++)
+    if (!memory_->map_ahead(range_of(slot, group), pages.end).ok()) return;
+}
+
 // A page that others map too needs a free one to be copied to; but reclaiming may leave it to us alone.
 Status KvSlots::own(int slot, int group, int page) {
   while (is_full() && memory_->is_shared(range_of(slot, group), page) && reclaim_page()) {

@@ -48,6 +48,14 @@ class KvSlots {
   // only where the system does. Steps that are not finished may still read what positions from `settled` on see.
   Status grow(int slot, int first, int count, int settled);
   Status grow(int slot, int first, int count) { return grow(slot, first, count, first); }
+  // Comes between these and the step: waits until what they mapped can be touched.
+  Status await() { return memory_->await(); }
+  // Where memory can be mapped ahead: begins to map what the first `until` positions of slots will need, as far as pages are free. Nothing waits for it.
+  struct Ahead {
+    int slot, until;
+  };
+  bool maps_ahead() const { return memory_->maps_ahead(); }
+  void prepare(std::span<const Ahead> sequences);
   // A step has computed these tokens, which follow those that the slot holds.
   void computed(int slot, std::span<const int32_t> tokens);
   // The sequence has ended or left. What was computed stays while nobody wants the room.
@@ -103,6 +111,7 @@ class KvSlots {
 
   Status share(int slot);
   Status map_next(int slot, int group);
+  void prepare(int slot, int group, int until);
   Status own(int slot, int group, int page);
   void drop(int slot, int group, int first, int end);
 

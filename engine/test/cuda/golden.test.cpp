@@ -26,7 +26,7 @@ const GoldenRun::Count unequal = [](int step, size_t prompt) { return 1 + (step 
 
 test::GoldenMachine on_gpu(bool is_deterministic) {
   if (const auto gpu = inspect_cuda(); !gpu.ok()) throw test::Skipped{gpu.message()};
-  return {KvElement::bfloat16, cuda_granule_bytes, reserve_cuda_kv_memory,
+  return {KvElement::bfloat16, cuda_granule_bytes, reserve_cuda_pages,
           [=](const Model& model, const KvSlots& slots, Team& team, int slot_count, int context, int tokens_max) {
             std::vector<std::string> log;
             MatrixWork work;

@@ -79,7 +79,7 @@ std::pair<std::unique_ptr<ModelFile>, Model> open_golden(const GoldenModel& gold
 
 // In small pages, so that a fixture has several.
 GoldenMachine golden_cpu(const Kernels& kernels, Precision precision) {
-  return {precision == Precision::float32 ? KvElement::float32 : KvElement::float16, 4096, reserve_kv_memory,
+  return {precision == Precision::float32 ? KvElement::float32 : KvElement::float16, 4096, [](int64_t places, int64_t page_bytes, int) { return reserve_mmap_pages(places, page_bytes); },
           [&kernels, precision](const Model& model, const KvSlots& slots, Team& team, int, int, int tokens_max) {
             return std::make_unique<CpuBackend>(model, slots, team, kernels, precision, tokens_max);
           }};
@@ -116,9 +116,10 @@ void GoldenRun::evaluate(const std::vector<size_t>& prompts, const Count& count,
   const ModelConfig& config = model.config;
   const KvPlan kv = plan_pages(windows_of(model, context), config.kv_heads, config.head_dim, machine_.element, machine_.granule_bytes);
   const int pages = kv_page_need(kv, step_tokens_max).of(context);
-  auto memory = machine_.reserve(slots_count * kv.group_count(), kv.pages_a_range(context), kv.page_bytes(), pages * slots_count);
-  REQUIRE(memory.ok(), memory.message());
-  KvSlots slots(memory.take(), kv, slots_count);
+  const KvMemory::Shape shape{slots_count * kv.group_count(), kv.pages_a_range(context), pages * slots_count};
+  auto reserved = machine_.reserve(shape.places(), kv.page_bytes(), shape.pages_max);
+  REQUIRE(reserved.ok(), reserved.message());
+  KvSlots slots(std::make_unique<KvMemory>(reserved.take(), shape), kv, slots_count);
   Team team(2);
   const std::unique_ptr<Backend> backend = machine_.make(model, slots, team, slots_count, context, step_tokens_max);
 

@@ -2,6 +2,7 @@
 // shared where it should not be, lost, or written by two, shows as another hash; one that is not mapped, as a crash.
 #pragma once
 
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -12,25 +13,21 @@
 namespace millrace::test {
 
 // Counts the calls that cost a system call each.
-class CountedMemory final : public KvMemory {
+class CountedPages final : public KvPages {
  public:
-  CountedMemory(std::unique_ptr<KvMemory> memory, int& calls) : memory_(std::move(memory)), calls_(calls) {}
+  CountedPages(std::unique_ptr<KvPages> pages, std::atomic<int>& calls) : pages_(std::move(pages)), calls_(calls) {}
 
-  uint8_t* base(int range) const override { return memory_->base(range); }
-  Status map(int range, int page) override { return calls_++, memory_->map(range, page); }
-  Status alias(int range, int page, int from_range, int from_page) override { return calls_++, memory_->alias(range, page, from_range, from_page); }
-  Status copy(int range, int page, int from_range, int from_page) override { return calls_++, memory_->copy(range, page, from_range, from_page); }
-  Status own(int range, int page) override { return calls_ += memory_->is_shared(range, page), memory_->own(range, page); }
-  void unmap(int range, int page) override { calls_++, memory_->unmap(range, page); }
-  bool is_shared(int range, int page) const override { return memory_->is_shared(range, page); }
-  int pages_mapped() const override { return memory_->pages_mapped(); }
-  int pages_max() const override { return memory_->pages_max(); }
-  int places_mapped() const override { return memory_->places_mapped(); }
-  int places_max() const override { return memory_->places_max(); }
+  uint8_t* address(int64_t place) const override { return pages_->address(place); }
+  int64_t places_max() const override { return pages_->places_max(); }
+  Status create(int page) override { return pages_->create(page); }
+  Status attach(int64_t place, int page, bool is_writable) override { return calls_++, pages_->attach(place, page, is_writable); }
+  Status protect(int64_t place, bool is_writable) override { return calls_++, pages_->protect(place, is_writable); }
+  void detach(int64_t place) override { calls_++, pages_->detach(place); }
+  Status copy(int page, int64_t from) override { return calls_++, pages_->copy(page, from); }
 
  private:
-  std::unique_ptr<KvMemory> memory_;
-  int& calls_;
+  std::unique_ptr<KvPages> pages_;
+  std::atomic<int>& calls_;
 };
 
 using Tokens = std::vector<int32_t>;
@@ -40,13 +37,14 @@ class WrittenSlots {
   static constexpr int64_t page_bytes = 4096;
 
   // Layers of the given windows; T is 16 or more.
-  WrittenSlots(const std::vector<int>& windows, int slots, int pages_max, int tokens_max, int step_tokens_max, bool keeps_prefixes = true)
+  WrittenSlots(const std::vector<int>& windows, int slots, int pages_max, int tokens_max, int step_tokens_max, bool keeps_prefixes = true, bool maps_ahead = false)
       : plan_(plan_pages(windows, 1, 16, KvElement::float32, page_bytes)), need(kv_page_need(plan_, step_tokens_max)), told_(static_cast<size_t>(slots)) {
-    auto reserved = reserve_kv_memory(slots * plan_.group_count(), plan_.pages_a_range(tokens_max), page_bytes, pages_max);
+    const KvMemory::Shape shape{slots * plan_.group_count(), plan_.pages_a_range(tokens_max), pages_max};
+    auto reserved = reserve_mmap_pages(shape.places(), page_bytes);
     REQUIRE(reserved.ok(), reserved.message());
-    auto counted = std::make_unique<CountedMemory>(reserved.take(), calls);
-    memory_ = counted.get();
-    slots_ = std::make_unique<KvSlots>(std::move(counted), plan_, slots, keeps_prefixes);
+    auto memory = std::make_unique<KvMemory>(std::make_unique<CountedPages>(reserved.take(), calls), shape, maps_ahead);
+    memory_ = memory.get();
+    slots_ = std::make_unique<KvSlots>(std::move(memory), plan_, slots, keeps_prefixes);
   }
 
   KvSlots& slots() { return *slots_; }
@@ -67,16 +65,14 @@ class WrittenSlots {
     return taken;
   }
   void open(int slot) {
-    const Status status = slots_->open(slot);
-    REQUIRE(status.ok(), status.message());
+    await(slots_->open(slot));
     check(slot);
   }
   // Computes these tokens behind those that the slot holds, in one row.
   void compute(int slot, const Tokens& tokens) {
     Tokens& all = told(slot);
     const int first = static_cast<int>(all.size()), count = static_cast<int>(tokens.size());
-    const Status status = slots_->grow(slot, first, count);
-    REQUIRE(status.ok(), status.message());
+    await(slots_->grow(slot, first, count));
     all.insert(all.end(), tokens.begin(), tokens.end());
     for (int group = 0; group < plan_.group_count(); group++)
       for (int position = first; position < first + count; position++) {
@@ -107,6 +103,8 @@ class WrittenSlots {
     all.resize(static_cast<size_t>(slots_->held(slot)));
     if (!all.empty()) check(slot);
   }
+  // Maps ahead what so many tokens more would need.
+  void prepare(int slot, int more) { slots_->prepare(std::vector<KvSlots::Ahead>{{slot, static_cast<int>(told(slot).size()) + more}}); }
   void end(int slot) {
     slots_->give_back(slot);
     check_idle(slot);
@@ -114,7 +112,7 @@ class WrittenSlots {
   const Tokens& tokens(int slot) const { return told_[static_cast<size_t>(slot)]; }
   int slot_count() const { return static_cast<int>(told_.size()); }
 
-  int calls = 0;
+  std::atomic<int> calls = 0;
 
  private:
   KvPlan plan_;
@@ -123,6 +121,10 @@ class WrittenSlots {
   PageNeed need;
 
  private:
+  void await(Status asked) {
+    const Status status = asked.ok() ? slots_->await() : asked;
+    REQUIRE(status.ok(), status.message());
+  }
   Tokens& told(int slot) { return told_[static_cast<size_t>(slot)]; }
   const KvLayout& layout(int group) const { return plan_.groups[static_cast<size_t>(group)]; }
   uint8_t* address(int slot, int group, int position) {
@@ -135,7 +137,7 @@ class WrittenSlots {
     return mixed;
   }
 
-  CountedMemory* memory_ = nullptr;
+  KvMemory* memory_ = nullptr;
   std::unique_ptr<KvSlots> slots_;
   std::vector<Tokens> told_;  // [slot]
 };

@@ -1,0 +1,58 @@
+// Changes of what is behind which place, made in the order in which they were asked for: gathered first, and then made by a thread of its own
+// in one go, or by whoever cannot wait for it. On a GPU a change takes tens of microseconds and holds up the kernels that run, many of them at
+// once hardly more than one.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "pages.h"
+
+namespace millrace {
+
+struct KvChange {
+  enum class Kind : uint8_t { attach, protect, detach, copy } kind = Kind::attach;
+  int64_t place = 0;  // of copy: whose bytes
+  int page = 0;       // of attach and copy
+  bool is_writable = false;
+};
+
+Status make_change(KvPages& pages, const KvChange& change);
+
+// All but the thread is for one thread: the owner's.
+class KvMapper {
+ public:
+  explicit KvMapper(KvPages& pages);
+  // Makes what is left.
+  ~KvMapper();
+
+  // Gathers a change. Returns its number: they count up from 1.
+  uint64_t add(const KvChange& change);
+  // Has what was gathered made.
+  void start();
+  // Waits until that change and all before it are made. Once one fails, each call returns why: what is behind which place is not what its
+  // owner thinks any more.
+  Status await(uint64_t number);
+
+ private:
+  bool make_next();
+
+  KvPages& pages_;
+  std::vector<KvChange> gathered_;
+  uint64_t added_ = 0;
+  std::atomic<uint64_t> made_{0};
+
+  std::mutex making_;  // held while a change is taken and made: so they are made in order
+  std::mutex mutex_;   // guards what follows
+  std::condition_variable wake_;
+  std::deque<KvChange> queue_;
+  Status failure_;
+  bool is_ending_ = false;
+  std::thread thread_;
+};
+
+}  // namespace millrace
