@@ -25,6 +25,22 @@ constexpr int prefill_tokens_min = 64;
 // A GPU reads its weights once a step, however many tokens that has: so many more than a CPU's.
 constexpr int gpu_step_tokens_max = 2048;
 
+// How long each part of loading took.
+class Itemized {
+ public:
+  void done(const char* part) {
+    const uint64_t now = now_us();
+    items_ += text(items_.empty() ? "" : ", ", part, " ", (now - last_) / 1000);
+    last_ = now;
+  }
+  std::string line() const { return text("loaded in ", (last_ - begun_) / 1000, " ms: ", items_); }
+
+ private:
+  const uint64_t begun_ = now_us();
+  uint64_t last_ = begun_;
+  std::string items_;
+};
+
 std::string mebibytes(uint64_t bytes) { return text(bytes >> 20, " MiB"); }
 
 // How much KV memory to allow: what all slots could use, but no more than a part of what stays free beside the weights. A CPU's memory is
@@ -123,7 +139,7 @@ Status reserve_slots(Assembly& parts, const Machine& machine) {
 Status make_backend(Assembly& parts, const Kernels* kernels) {
   const int tokens_max = parts.schedule_limits.step_tokens_max;
   if (parts.gpu)
-    return attempt([&] { parts.backend = make_cuda_backend(parts.model, *parts.slots, *parts.team, cuda_limits(parts, parts.all_slots), parts.info.log, parts.info.work); });
+    return attempt([&] { parts.backend = make_cuda_backend(*parts.file, parts.model, *parts.slots, *parts.team, cuda_limits(parts, parts.all_slots), parts.info.log, parts.info.work); });
   auto backend = std::make_unique<CpuBackend>(parts.model, *parts.slots, *parts.team, *kernels, parts.options.precision, tokens_max);
   // Who asked for float32 knows what becomes of the types.
   if (parts.options.precision == Precision::stored)
@@ -154,7 +170,7 @@ void Assembly::release() {
 }
 
 Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
-  const uint64_t begun = now_us();
+  Itemized items;
   auto parts = std::make_unique<Assembly>();
   parts->options = options;
   const Machine machine = inspect_machine();
@@ -170,12 +186,14 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   parts->model = model.take();
   if (Status status = choose_context(*parts); !status.ok()) return status;
   choose_frequencies(parts->model, parts->options.context_tokens);
+  items.done("file");
 
   if (Status status = choose_device(*parts); !status.ok()) return status;
   const Kernels* kernels = kernels_of(options.kernels, machine);
   if (kernels == nullptr && !parts->gpu) return Status::error("this CPU or this build lacks the kernels that were asked for; ask for auto or reference");
   if (options.threads == 0) parts->options.threads = machine.threads;
   parts->team = std::make_unique<Team>(parts->options.threads);
+  items.done("device");
 
   ModelInfo& info = parts->info;
   info = {name_of(options.path), parts->model.architecture, parts->model.parameters, parts->options.context_tokens,
@@ -187,10 +205,13 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   limits.step_tokens_max = std::max(parts->gpu && !options.deterministic ? gpu_step_tokens_max : limits.step_tokens_max, parts->options.slots + prefill_tokens_min);
   info.has_formats = has_grammars();
   parts->formats = std::make_unique<Formats>(parts->vocabulary, info.vocabulary_size);
+  items.done("vocabulary");
   if (Status status = reserve_slots(*parts, machine); !status.ok()) return status;
+  items.done("KV memory");
 
   if (Status status = make_backend(*parts, kernels); !status.ok()) return status;
-  info.log.push_back(text("loaded in ", (now_us() - begun) / 1000, " ms"));
+  items.done("weights");
+  info.log.push_back(items.line());
   return parts;
 }
 

@@ -1,8 +1,10 @@
 #include "backend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
+#include "../base/clock.h"
 #include "../base/text.h"
 #include "../constrain/grammar.h"
 
@@ -23,12 +25,13 @@ int rounded_up(int value, int multiple) { return (value + multiple - 1) / multip
 
 }  // namespace
 
-CudaBackend::CudaBackend(const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits, std::vector<std::string>& log)
+CudaBackend::CudaBackend(const ModelFile& file, const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits, std::vector<std::string>& log)
     : config_(model.config), slots_(slots), limits_(limits) {
   check(cudaGetDevice(&device_), "choosing a device");
   check(cudaStreamCreate(&stream_), "creating a stream");
   for (Flight& each : flights_) check(cudaEventCreateWithFlags(&each.arrived, cudaEventDisableTiming), "creating an event");
-  weights_ = std::make_unique<CudaWeights>(config_, team, limits_.as_fp8);
+  const uint64_t begun = now_us(), direct = file.direct_bytes();
+  weights_ = std::make_unique<CudaWeights>(file, config_, team, limits_.as_fp8);
   for (const Operator& op : model.operators) operators_.push_back(weights_->place(op));
   if (model.ropes.size() > ropes_max) throw CudaError(text("models of ", model.ropes.size(), " RoPEs are not run on a GPU, only of up to ", ropes_max));
   const int tokens = rounded_up(limits_.tokens_max, step_multiple);
@@ -38,10 +41,12 @@ CudaBackend::CudaBackend(const Model& model, const KvSlots& slots, Team& team, c
     ropes_.push_back({weights_->vector(rope.frequencies), turns_.back().get(), pairs, rope.attention_factor, rope.style == Rope::Style::halves});
   }
   weights_->finish();
+  const double rate = static_cast<double>(weights_->read_bytes()) / static_cast<double>(std::max<uint64_t>(now_us() - begun, 1)) / 1000;
   share_norms();
   work_ = weights_->work();
   blas_ = BlasLt::open();
   reserve();
+  log.push_back(text("weights: ", weights_->read_bytes() >> 20, " MiB read at ", std::round(rate * 10) / 10, " GB/s, ", (file.direct_bytes() - direct) >> 20, " MiB of them past the file cache"));
   log.push_back(text("weights: ", weights_->bytes() >> 20, " MiB on the GPU, in ", limits_.as_fp8 ? "E4M3 with a scale for each row (embedding and LM head in bfloat16)" : "bfloat16",
                      limits_.is_deterministic ? "; all steps multiplied by our own kernel"
                      : blas_ == nullptr       ? "; prompts are slow: libcublasLt.so.13 is not to be had"
@@ -287,9 +292,9 @@ uint64_t cuda_backend_bytes(const Model& model, const CudaLimits& limits) {
          static_cast<uint64_t>(limits.slots) * static_cast<uint64_t>(limits.context_tokens) * 4 + static_cast<uint64_t>(partial_bytes_max) + (uint64_t{1} << 30);
 }
 
-std::unique_ptr<Backend> make_cuda_backend(const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits, std::vector<std::string>& log,
-                                           MatrixWork& work) {
-  auto backend = std::make_unique<CudaBackend>(model, slots, team, limits, log);
+std::unique_ptr<Backend> make_cuda_backend(const ModelFile& file, const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits,
+                                           std::vector<std::string>& log, MatrixWork& work) {
+  auto backend = std::make_unique<CudaBackend>(file, model, slots, team, limits, log);
   work = backend->work();
   return backend;
 }

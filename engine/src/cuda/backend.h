@@ -16,7 +16,7 @@ namespace millrace {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits, std::vector<std::string>& log);
+  CudaBackend(const ModelFile& file, const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits, std::vector<std::string>& log);
   ~CudaBackend() override;
 
   void begin(const Plan& plan) override;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../base/team.h"
+#include "../format/model_file.h"
 #include "../kv/pages.h"
 #include "../kv/slots.h"
 #include "../model/backend.h"
@@ -43,9 +44,9 @@ struct CudaLimits {
 // What the backend's weights and buffers will take of the device's memory.
 uint64_t cuda_backend_bytes(const Model& model, const CudaLimits& limits);
 
-// Copies the weights to the device, the team reading them. The file behind `model`, the slots and the team must outlive the backend.
+// Copies the weights of `file`, which `model` was read from, to the device, the team reading them. The slots must outlive the backend.
 // Throws where the device has no room. `log` receives what was chosen; `work` what its matrices ask of a step.
-std::unique_ptr<Backend> make_cuda_backend(const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits, std::vector<std::string>& log,
-                                           MatrixWork& work);
+std::unique_ptr<Backend> make_cuda_backend(const ModelFile& file, const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits,
+                                           std::vector<std::string>& log, MatrixWork& work);
 
 }  // namespace millrace

@@ -73,12 +73,12 @@ struct CudaLogits {
 };
 using CudaOperator = std::variant<CudaEmbed, CudaQkv, CudaAttend, CudaProject, CudaGateUp, CudaDown, CudaExperts, CudaLogits>;
 
-// The weights on the device, which it frees. Rows are read by a team, rounded to bfloat16 where they are of another type, and copied through
-// pinned memory while the next ones are read.
+// The weights on the device, which it frees. A team reads them from the file, rounded to bfloat16 where they are of another type, into pinned
+// memory, from where they are copied while the next ones are read.
 class CudaWeights {
  public:
   // as_fp8: matrices become E4M3 with a scale for each row, but for the embedding, the LM head and what routes or is routed to.
-  CudaWeights(const ModelConfig& config, Team& team, bool as_fp8);
+  CudaWeights(const ModelFile& file, const ModelConfig& config, Team& team, bool as_fp8);
   ~CudaWeights();
   CudaWeights(const CudaWeights&) = delete;
   CudaWeights& operator=(const CudaWeights&) = delete;
@@ -89,6 +89,8 @@ class CudaWeights {
   void finish();
 
   uint64_t bytes() const { return bytes_; }
+  // Of matrices, as the file has them.
+  uint64_t read_bytes() const { return read_bytes_; }
   // What the matrices ask of a step; see add_work of the CPU's.
   const MatrixWork& work() const { return work_; }
 
@@ -98,7 +100,7 @@ class CudaWeights {
     DeviceArray<uint8_t> unquantized;  // of what becomes E4M3
     cudaEvent_t copied = nullptr;
   };
-  static constexpr int staged_count = 3;
+  static constexpr int staged_count = 4;
 
   DeviceNorm norm(const Norm& norm);
   const float* vector(const FileTensor* tensor);
@@ -108,6 +110,7 @@ class CudaWeights {
   void copy_rows(const std::vector<const FileTensor*>& tensors, int64_t first, int64_t count, int columns, uint8_t* to);
   void count(const DeviceMatrix& weight, double part);
 
+  const ModelFile& file_;
   const ModelConfig config_;
   Team& team_;
   const bool as_fp8_;
@@ -116,7 +119,7 @@ class CudaWeights {
   Staged staged_[staged_count];
   int next_ = 0;
   cudaStream_t stream_ = nullptr;
-  uint64_t bytes_ = 0;
+  uint64_t bytes_ = 0, read_bytes_ = 0;
   MatrixWork work_;
 };
 

@@ -1,5 +1,6 @@
 #include "model_file.h"
 
+#include <cstring>
 #include <filesystem>
 
 #include "gguf.h"
@@ -77,6 +78,19 @@ const MappedFile& ModelFile::hold(MappedFile file) {
   size_ += file.bytes().size();
   files_.push_back(std::make_unique<MappedFile>(std::move(file)));
   return *files_.back();
+}
+
+Status ModelFile::read(const uint8_t* from, size_t count, uint8_t* to) const {
+  for (const std::unique_ptr<MappedFile>& file : files_)
+    if (file->holds(from, count)) return file->read(from, count, to);
+  std::memcpy(to, from, count);  // it was allocated
+  return Status();
+}
+
+uint64_t ModelFile::direct_bytes() const {
+  uint64_t bytes = 0;
+  for (const std::unique_ptr<MappedFile>& file : files_) bytes += file->direct_bytes();
+  return bytes;
 }
 
 uint8_t* ModelFile::allocate(size_t bytes) {

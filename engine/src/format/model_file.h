@@ -65,6 +65,9 @@ class ModelFile {
   const std::string& path() const { return path_; }
   // Of all files together.
   uint64_t size_bytes() const { return size_; }
+  // Copies bytes of a tensor; see MappedFile::read. From any thread.
+  Status read(const uint8_t* from, size_t count, uint8_t* to) const;
+  uint64_t direct_bytes() const;
 
   // What readers of formats fill it with. Both are false, and change nothing, where the name is taken.
   bool set(const std::string& key, Value value);

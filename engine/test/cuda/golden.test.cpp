@@ -27,11 +27,11 @@ const GoldenRun::Count unequal = [](int step, size_t prompt) { return 1 + (step 
 test::GoldenMachine on_gpu(bool is_deterministic) {
   if (const auto gpu = inspect_cuda(); !gpu.ok()) throw test::Skipped{gpu.message()};
   return {KvElement::bfloat16, cuda_granule_bytes, reserve_cuda_pages,
-          [=](const Model& model, const KvSlots& slots, Team& team, int slot_count, int context, int tokens_max) {
+          [=](const ModelFile& file, const Model& model, const KvSlots& slots, Team& team, int slot_count, int context, int tokens_max) {
             std::vector<std::string> log;
             MatrixWork work;
             const CudaLimits limits{.tokens_max = tokens_max, .slots = slot_count, .samples_max = slot_count, .context_tokens = context, .is_deterministic = is_deterministic};
-            return make_cuda_backend(model, slots, team, limits, log, work);
+            return make_cuda_backend(file, model, slots, team, limits, log, work);
           }};
 }
 

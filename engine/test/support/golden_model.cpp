@@ -80,7 +80,7 @@ std::pair<std::unique_ptr<ModelFile>, Model> open_golden(const GoldenModel& gold
 // In small pages, so that a fixture has several.
 GoldenMachine golden_cpu(const Kernels& kernels, Precision precision) {
   return {precision == Precision::float32 ? KvElement::float32 : KvElement::float16, 4096, [](int64_t places, int64_t page_bytes, int) { return reserve_mmap_pages(places, page_bytes); },
-          [&kernels, precision](const Model& model, const KvSlots& slots, Team& team, int, int, int tokens_max) {
+          [&kernels, precision](const ModelFile&, const Model& model, const KvSlots& slots, Team& team, int, int, int tokens_max) {
             return std::make_unique<CpuBackend>(model, slots, team, kernels, precision, tokens_max);
           }};
 }
@@ -121,7 +121,7 @@ void GoldenRun::evaluate(const std::vector<size_t>& prompts, const Count& count,
   REQUIRE(reserved.ok(), reserved.message());
   KvSlots slots(std::make_unique<KvMemory>(reserved.take(), shape), kv, slots_count);
   Team team(2);
-  const std::unique_ptr<Backend> backend = machine_.make(model, slots, team, slots_count, context, step_tokens_max);
+  const std::unique_ptr<Backend> backend = machine_.make(*file_, model, slots, team, slots_count, context, step_tokens_max);
 
   struct Progress {
     size_t prompt;

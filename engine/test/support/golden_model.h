@@ -40,7 +40,7 @@ struct GoldenMachine {
   KvElement element;
   int64_t granule_bytes;
   std::function<Result<std::unique_ptr<KvPages>>(int64_t places, int64_t page_bytes, int pages_max)> reserve;
-  std::function<std::unique_ptr<Backend>(const Model&, const KvSlots&, Team&, int slots, int context_tokens, int step_tokens_max)> make;
+  std::function<std::unique_ptr<Backend>(const ModelFile&, const Model&, const KvSlots&, Team&, int slots, int context_tokens, int step_tokens_max)> make;
 };
 GoldenMachine golden_cpu(const Kernels& kernels, Precision precision = Precision::float32);
 
