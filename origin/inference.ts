@@ -115,6 +115,7 @@ export interface InferenceLoad {
   waiting: number;
   slots: number;
   kvBytesMapped: number;
+  kvBytesHeld: number;
   kvBytesMax: number;
   /** Tokens that came after they were due, by what held them up. */
   misses: Readonly<Record<string, number>>;

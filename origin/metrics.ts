@@ -41,6 +41,7 @@ export class Metrics {
     this.#gauge("millrace_num_requests_waiting", "Requests that wait for a slot", () => this.#load?.().waiting);
     this.#gauge("millrace_slots", "Requests that can run at once", () => this.#load?.().slots);
     this.#gauge("millrace_kv_cache_mapped_bytes", "KV memory mapped", () => this.#load?.().kvBytesMapped);
+    this.#gauge("millrace_kv_cache_held_bytes", "KV memory mapped that holds tokens", () => this.#load?.().kvBytesHeld);
     this.#gauge("millrace_kv_cache_max_bytes", "KV memory that may be mapped", () => this.#load?.().kvBytesMax);
     this.#watchMisses();
     this.#gauge("millrace_sockets_open", "WebSockets open", () => this.#sockets().open);

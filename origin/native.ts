@@ -102,8 +102,8 @@ export class NativeInference implements Inference {
   }
 
   load(): InferenceLoad {
-    const { running, waiting, slots, kvBytesMapped, kvBytesMax, misses } = this.engine.stats();
-    return { running, waiting, slots, kvBytesMapped, kvBytesMax, misses };
+    const { running, waiting, slots, kvBytesMapped, kvBytesHeld, kvBytesMax, misses } = this.engine.stats();
+    return { running, waiting, slots, kvBytesMapped, kvBytesHeld, kvBytesMax, misses };
   }
 
   close(): Promise<void> {

@@ -145,7 +145,7 @@ export class SimulatedInference implements Inference {
 
   load(): InferenceLoad {
     const waiting = this.#waiting.size + this.#paused.size;
-    return { running: this.#wheel.size, waiting, slots: this.options.slots, kvBytesMapped: 0, kvBytesMax: 0, misses: {} };
+    return { running: this.#wheel.size, waiting, slots: this.options.slots, kvBytesMapped: 0, kvBytesHeld: 0, kvBytesMax: 0, misses: {} };
   }
 
   async close(): Promise<void> {

@@ -205,6 +205,7 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
     object.Set("waiting", stats.waiting);
     object.Set("slots", stats.slots);
     object.Set("kvBytesMapped", static_cast<double>(stats.kv_bytes_mapped));
+    object.Set("kvBytesHeld", static_cast<double>(stats.kv_bytes_held));
     object.Set("kvBytesPromised", static_cast<double>(stats.kv_bytes_promised));
     object.Set("kvBytesMax", static_cast<double>(stats.kv_bytes_max));
     object.Set("steps", static_cast<double>(stats.steps));

@@ -151,6 +151,8 @@ export interface EngineStats {
   waiting: number;
   slots: number;
   kvBytesMapped: number;
+  /** Of those, by keys and values of tokens: the rest is ends of pages, padding and what is mapped ahead. As of the last second. */
+  kvBytesHeld: number;
   /** To those that run: what they have and may yet need. */
   kvBytesPromised: number;
   kvBytesMax: number;

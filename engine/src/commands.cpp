@@ -80,7 +80,7 @@ void Engine::Implementation::close() {
     thread.join();
     parts->release();
     const std::lock_guard lock(mutex);
-    stats.kv_bytes_mapped = 0;
+    stats.kv_bytes_mapped = stats.kv_bytes_held = 0;
   });
 }
 

@@ -14,6 +14,7 @@ namespace millrace {
 namespace {
 
 constexpr std::chrono::milliseconds idle_wait{20};
+constexpr int64_t pages_seen_every_us = 1'000'000;
 // Pages are mapped ahead for all rows at once, every few steps, so far that none comes to its end before the next time.
 constexpr uint64_t prepare_steps = 8;
 constexpr int prepare_tokens = 2 * prepare_steps;
@@ -337,9 +338,14 @@ void Engine::Implementation::tell_places() {
 }
 
 void Engine::Implementation::publish() {
+  const int64_t now = clock_us();
+  const bool looks_at_pages = now >= pages_seen_us + pages_seen_every_us;
+  const uint64_t held = looks_at_pages ? parts->slots->bytes_held() : 0;
+  if (looks_at_pages) pages_seen_us = now;
   {
     const std::lock_guard lock(mutex);
     describe(schedule, *parts->slots, stats);
+    if (looks_at_pages) stats.kv_bytes_held = held;
   }
   if (!events.empty()) on_step(events);
   events.clear();

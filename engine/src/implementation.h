@@ -58,6 +58,7 @@ struct Engine::Implementation {
   std::deque<Begun> begun;
   int64_t finished_us = 0;  // when the last step was
   uint64_t steps_begun = 0;
+  int64_t pages_seen_us = 0;  // when they were last looked at for statistics
   std::vector<uint32_t> continued;  // requests that bring the beginning of their answers, not yet taken up
   std::vector<Event> events;
   bool is_idle = false;  // the last step had nothing to do

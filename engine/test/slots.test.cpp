@@ -158,6 +158,19 @@ TEST("what was mapped ahead is there when it is needed, without a call, and is g
   slots.check(slot);
 }
 
+TEST("what pages hold counts each token once, however many share its page, and no page's empty end") {
+  WrittenSlots slots(one_layer, 4, 40, 400, 400);
+  test::Random random;
+  const Tokens prompt = random.tokens(4 * page_tokens + 5, vocabulary);
+  const int slot = run(slots, prompt);
+  const uint64_t token_bytes = static_cast<uint64_t>(slots.plan().groups[0].token_bytes());
+  CHECK_EQUAL(slots.slots().bytes_held(), prompt.size() * token_bytes);
+  // Another shares the full pages and has a copy of the third.
+  const Taken other = slots.start(first(prompt, 2 * page_tokens + 20) + random.tokens(20, vocabulary), 110);
+  CHECK(other.slot != slot && other.cached == 2 * page_tokens + 20);
+  CHECK_EQUAL(slots.slots().bytes_held(), (prompt.size() + 20) * token_bytes);
+}
+
 TEST("what nobody used for longest goes first, from its end") {
   test::Random random;
   WrittenSlots slots(one_layer, 5, 9, 400, 400);

@@ -272,6 +272,7 @@ test("metrics count by class, reason and code, and read the origin.inference's l
       'millrace_request_failure_total{code="internal"} 1',
       "millrace_num_requests_running 2",
       "millrace_kv_cache_mapped_bytes 5",
+      "millrace_kv_cache_held_bytes 4",
       "millrace_kv_cache_max_bytes 10",
       'millrace_deadline_misses_total{cause="prefill"} 3',
       'millrace_deadline_misses_total{cause="reader"} 0',

@@ -37,7 +37,15 @@ export class ScriptedInference implements Inference {
     return { compiled: format };
   }
   load() {
-    return { running: this.submitted.length, waiting: 0, slots: 1, kvBytesMapped: 5, kvBytesMax: 10, misses: { prefill: 3, reader: 0 } };
+    return {
+      running: this.submitted.length,
+      waiting: 0,
+      slots: 1,
+      kvBytesMapped: 5,
+      kvBytesHeld: 4,
+      kvBytesMax: 10,
+      misses: { prefill: 3, reader: 0 },
+    };
   }
   async close(): Promise<void> {}
 }

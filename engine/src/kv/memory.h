@@ -47,8 +47,9 @@ class KvMemory {
   // Waits for all changes but those, and for those of them that were made somebody's own.
   Status await();
 
-  // Whether some other place maps the physical page too.
-  bool is_shared(int range, int page) const { return users_[static_cast<size_t>(at(range, page).page)] > 1; }
+  // How many places map the physical page that is there, and whether that is more than this one.
+  int users(int range, int page) const { return users_[static_cast<size_t>(at(range, page).page)]; }
+  bool is_shared(int range, int page) const { return users(range, page) > 1; }
 
   int pages_mapped() const { return static_cast<int>(users_.size() - free_.size()); }  // physical pages behind at least one address
   int pages_max() const { return shape_.pages_max; }

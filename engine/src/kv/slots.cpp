@@ -128,6 +128,22 @@ void KvSlots::drop(int slot, int group, int first, int end) {
   if (pages.first == pages.end) pages = {};
 }
 
+uint64_t KvSlots::bytes_held() const {
+  double bytes = 0;
+  for (int slot = 0; slot < static_cast<int>(slots_.size()); slot++) {
+    const int tokens = std::max(at(slot).grown, held(slot));
+    for (int group = 0; group < plan_.group_count(); group++) {
+      const KvLayout& layout = plan_.groups[static_cast<size_t>(group)];
+      const Range range = at(slot).ranges[static_cast<size_t>(group)];
+      for (int page = range.first; page < range.end && page * layout.page_tokens < tokens; page++) {
+        const int there = std::min(tokens - page * layout.page_tokens, layout.page_tokens);
+        bytes += static_cast<double>(there * layout.token_bytes()) / memory_->users(range_of(slot, group), page);
+      }
+    }
+  }
+  return static_cast<uint64_t>(bytes);
+}
+
 void KvSlots::computed(int slot, std::span<const int32_t> tokens) {
   if (at(slot).is_kept) prefixes_.extend(slot, tokens);
 }

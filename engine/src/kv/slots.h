@@ -65,6 +65,9 @@ class KvSlots {
   const KvPlan& plan() const { return plan_; }
   int pages_mapped() const { return memory_->pages_mapped(); }
   int pages_max() const { return memory_->pages_max(); }
+  // Of what is mapped, the bytes that hold keys and values of tokens: the rest is tails of pages, padding, and pages ahead of need. Looks at
+  // every page.
+  uint64_t bytes_held() const;
   const PrefixCounts& counts() const { return counts_; }
   // How many tokens a slot holds.
   int held(int slot) const { return prefixes_.length(slot); }
