@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Builds, checks and times the CUDA backend on a machine with a Hopper GPU, and prints one table last:
 #
-#     scripts/gpu/run.sh [PART...]        build test sanitize kernels steps prefill logits; all of them where none is named
+#     scripts/gpu/run.sh [PART...]        build test sanitize kernels steps prefill start traffic logits; all of them where none is named
 #
-# Needs CUDA 13, CMake and a C++ compiler; for `logits`, `steps` and `prefill` Python with torch, safetensors and transformers, which write
+# Needs CUDA 13, CMake and a C++ compiler; for all from `steps` on Python with torch, safetensors and transformers, which write
 # checkpoints of published shapes with random weights into a folder in memory (BUILD and MODELS name others). No network, no Node.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=${BUILD:-engine/build/gpu} models=${MODELS:-/dev/shm/millrace} out=${OUT:-engine/build/gpu-results}
 parts=("$@")
-if [ ${#parts[@]} -eq 0 ]; then parts=(build test sanitize kernels steps prefill logits); fi
+if [ ${#parts[@]} -eq 0 ]; then parts=(build test sanitize kernels steps prefill start traffic logits); fi
 mkdir -p "$out" "$models"
 table=$out/table.txt
 : >"$table"
@@ -32,7 +32,7 @@ for part in "${parts[@]}"; do
   case $part in
     build)
       cmake -S engine -B "$build" -G Ninja -DMILLRACE_CUDA=ON >"$out/build.log" 2>&1
-      cmake --build "$build" --target engine_tests bench_cuda_engine bench_cuda_matmul_stream bench_cuda_attend bench_cuda_sample >>"$out/build.log" 2>&1
+      cmake --build "$build" --target engine_tests bench_cuda_engine bench_cuda_traffic bench_cuda_matmul_stream bench_cuda_attend bench_cuda_sample >>"$out/build.log" 2>&1
       ;;
     test)
       for test in vectors matmul_stream attend sample golden; do
@@ -74,6 +74,21 @@ for part in "${parts[@]}"; do
         done
       done
       ;;
+    start)
+      # Twice: the first run may read the checkpoint from a disk, the second has it in memory.
+      model llama-3.1-8b
+      for time in first second; do
+        try 120 "start-$time" "$build/bench_cuda_engine" "$models/llama-3.1-8b" start stored
+        sed -nE "s/^(start:|# (weights: .* read|loaded in))/llama-3.1-8b, $time start: \2/p" "$out/start-$time.log" | tell
+      done
+      ;;
+    traffic)
+      model llama-3.1-8b
+      for load in interference crowd prefixes; do
+        try 240 "$load" "$build/bench_cuda_traffic" "$models/llama-3.1-8b" "$load" stored
+        sed -n "s/^$load:/$load, llama-3.1-8b stored:/p" "$out/$load.log" | tell
+      done
+      ;;
     logits)
       model llama-3.1-8b-4-layers
       for precision in stored fp8; do
@@ -84,7 +99,7 @@ for part in "${parts[@]}"; do
       rm -f "$out/logits.bin"
       ;;
     *)
-      echo "no part is called $part: build test sanitize kernels steps prefill logits" >&2
+      echo "no part is called $part: build test sanitize kernels steps prefill start traffic logits" >&2
       exit 2
       ;;
   esac

@@ -3,11 +3,12 @@
 //
 //     bench_cuda_engine MODEL steps PRECISION [REPEATS]      batches of 1, 8, 64 and 256 prompts of 128 tokens
 //     bench_cuda_engine MODEL prefill PRECISION [REPEATS]    one prompt of 4,096 tokens, and 64 of 128
+//     bench_cuda_engine MODEL start PRECISION                from the program's first line to the first token of a prompt of 128
 //     bench_cuda_engine MODEL kl PRECISION TOKENS            mean KL from the model in bfloat16, and both perplexities, over a file of int32 token ids
 //     bench_cuda_engine MODEL trace PRECISION BATCH          a few steps of one batch, for a profiler
 //     bench_cuda_engine MODEL logits PRECISION COUNT FILE [CHUNK]    teacher-forced logits of random tokens, for compare-logits.py
 //
-// PRECISION is stored, fp8, or deterministic.
+// PRECISION is that of case.h.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -20,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/cuda/case.h"
 #include "bench/random.h"
 #include "engine.h"
 
@@ -27,6 +29,7 @@ using namespace millrace;
 
 namespace {
 
+using bench::Case;
 using Clock = std::chrono::steady_clock;
 
 // Counts requests that have ended.
@@ -64,26 +67,14 @@ struct Load {
   int batch, prompt_tokens, answer_tokens;
 };
 
-// What is run, as the command line has it.
-struct Case {
-  std::string path, precision;
-};
-
 class Run {
  public:
   Run(const Case& wanted, int slots, int context) {
-    EngineOptions options{.path = wanted.path, .context_tokens = context, .slots = slots, .kernels = KernelSet::hopper, .prefix_cache = false};
-    if (wanted.precision == "fp8") options.precision = Precision::fp8;
-    options.deterministic = wanted.precision == "deterministic";
-    const auto begun = Clock::now();
-    auto loaded = Engine::load(options, ends_.listener());
-    if (!loaded.ok()) {
-      std::printf("%s\n", loaded.message().c_str());
-      std::exit(1);
-    }
-    engine_ = loaded.take();
-    for (const std::string& line : engine_->info().log) std::printf("# %s\n", line.c_str());
-    std::printf("# loaded in %.2f s\n", std::chrono::duration<double>(Clock::now() - begun).count());
+    EngineOptions options = wanted.options();
+    options.context_tokens = context;
+    options.slots = slots;
+    options.prefix_cache = false;
+    engine_ = bench::load(options, ends_.listener());
   }
 
   // Milliseconds from the first submit to the last event.
@@ -192,6 +183,15 @@ void kl(const Case& wanted, const std::string& file) {
               static_cast<long long>(positions), std::exp(other_loss / static_cast<double>(scored)), std::exp(exact_loss / static_cast<double>(scored)));
 }
 
+void start(const Case& wanted) {
+  const auto begun = Clock::now();
+  Run run(wanted, 64, 2048);
+  const auto loaded = Clock::now();
+  run.time({1, 128, 1});
+  const auto seconds = [](Clock::duration time) { return std::chrono::duration<double>(time).count(); };
+  std::printf("start: first token after %.2f s, %.2f s of them loading\n", seconds(Clock::now() - begun), seconds(loaded - begun));
+}
+
 void trace(const Case& wanted, int batch) {
   Run run(wanted, batch, 2048);
   run.time({batch, 128, 8});
@@ -203,6 +203,8 @@ int main(int count, char** words) {
   const std::string what = count > 3 ? words[2] : "";
   if (what == "steps" || what == "prefill") {
     (what == "steps" ? steps : prefill)({words[1], words[3]}, count > 4 ? std::atoi(words[4]) : 3);
+  } else if (what == "start") {
+    start({words[1], words[3]});
   } else if (what == "kl" && count == 5) {
     kl({words[1], words[3]}, words[4]);
   } else if (what == "trace" && count == 5) {
@@ -210,7 +212,7 @@ int main(int count, char** words) {
   } else if (what == "logits" && count >= 6) {
     logits({words[1], words[3]}, std::atoi(words[4]), words[5], count > 6 ? std::atoi(words[6]) : 512);
   } else {
-    std::printf("usage: bench_cuda_engine MODEL steps|prefill PRECISION [REPEATS], or MODEL logits PRECISION COUNT FILE [CHUNK]\n");
+    std::printf("usage: bench_cuda_engine MODEL steps|prefill PRECISION [REPEATS], MODEL start PRECISION, or MODEL logits PRECISION COUNT FILE [CHUNK]\n");
     return 2;
   }
   return 0;

@@ -1,0 +1,38 @@
+// What a benchmark of the whole engine runs, as its command line has it.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "engine.h"
+
+namespace millrace::bench {
+
+// Precision is stored, fp8 or deterministic, on a GPU; or cpu, as stored on a CPU: it tells nothing of a GPU, but whether the benchmark works.
+struct Case {
+  std::string path, precision;
+
+  EngineOptions options() const {
+    EngineOptions options{.path = path, .kernels = precision == "cpu" ? KernelSet::cpu : KernelSet::hopper};
+    if (precision == "fp8") options.precision = Precision::fp8;
+    options.deterministic = precision == "deterministic";
+    options.plans_ahead = precision == "cpu";
+    return options;
+  }
+};
+
+// Ends the program where the model cannot be loaded.
+inline std::unique_ptr<Engine> load(const EngineOptions& options, Engine::OnStep on_step) {
+  auto loaded = Engine::load(options, std::move(on_step));
+  if (!loaded.ok()) {
+    std::printf("%s\n", loaded.message().c_str());
+    std::exit(1);
+  }
+  std::unique_ptr<Engine> engine = loaded.take();
+  for (const std::string& line : engine->info().log) std::printf("# %s\n", line.c_str());
+  return engine;
+}
+
+}  // namespace millrace::bench
