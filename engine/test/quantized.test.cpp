@@ -49,7 +49,7 @@ std::string refusal(const std::string& config) {
 
 TEST("every quantization is read to the bits of its definition") {
   const Fixture fixture = Fixture::read();
-  std::set<std::string> seen;
+  std::set<std::string> seen, rows_of_e4m3;
   for (const auto& [name, config] : *fixture.configs.object()) {
     ModelFile model(name);
     auto quantization = read_quantization(config);
@@ -61,6 +61,7 @@ TEST("every quantization is read to the bits of its definition") {
     const FileTensor tensor = read.take();
     const StoredTensor& expected = fixture.tensors.at(name + ".expected");
     REQUIRE(tensor.rows() * tensor.columns() == expected.values() && tensor.columns() == expected.shape.back(), name, " is ", tensor.rows(), " x ", tensor.columns());
+    if (tensor.e4m3) rows_of_e4m3.insert(name);
     std::vector<float> values(static_cast<size_t>(tensor.columns())), wanted(values.size());
     for (int64_t row = 0; row < tensor.rows(); row++) {
       read_row(tensor, row, values.data());
@@ -68,9 +69,14 @@ TEST("every quantization is read to the bits of its definition") {
       for (size_t c = 0; c < values.size(); c++)
         // Zeros of either sign are one value.
         CHECK(values[c] == wanted[c], name, " row ", row, " column ", c, " is ", values[c], ", not ", wanted[c]);
+      for (size_t c = 0; tensor.e4m3 && c < values.size(); c++) {
+        const E4m3Row own = tensor.e4m3(row);
+        CHECK_EQUAL(e4m3_to_float(own.bits[c]) * own.scale, values[c]);
+      }
     }
     seen.insert(quantization.value().method);
   }
+  CHECK_EQUAL(rows_of_e4m3, (std::set<std::string>{"fp8_channel", "fp8_tensor"}));
   CHECK_EQUAL(seen, (std::set<std::string>{"awq", "compressed-tensors", "fp8", "gptq", "mxfp4"}));
 }
 

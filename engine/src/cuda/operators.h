@@ -77,7 +77,7 @@ using CudaOperator = std::variant<CudaEmbed, CudaQkv, CudaAttend, CudaProject, C
 // memory, from where they are copied while the next ones are read.
 class CudaWeights {
  public:
-  // as_fp8: matrices become E4M3 with a scale for each row, but for the embedding, the LM head and what routes or is routed to.
+  // as_fp8: matrices become E4M3 with a scale for each row, or stay that, but for the embedding, the LM head and what routes or is routed to.
   CudaWeights(const ModelFile& file, const ModelConfig& config, Team& team, bool as_fp8);
   ~CudaWeights();
   CudaWeights(const CudaWeights&) = delete;
@@ -107,6 +107,8 @@ class CudaWeights {
   DeviceMatrix matrix(const std::vector<const FileTensor*>& tensors, DeviceMatrix::Type type = DeviceMatrix::Type::bf16);
   DeviceLinear linear(const std::vector<Linear>& parts, DeviceMatrix::Type type = DeviceMatrix::Type::bf16);
   DeviceMatrix::Type type() const { return as_fp8_ ? DeviceMatrix::Type::fp8 : DeviceMatrix::Type::bf16; }
+  Staged& next_staged();
+  void copy_e4m3(const std::vector<const FileTensor*>& tensors, int columns, uint8_t* values, float* scales);
   void copy_rows(const std::vector<const FileTensor*>& tensors, int64_t first, int64_t count, int columns, uint8_t* to);
   void count(const DeviceMatrix& weight, double part);
 

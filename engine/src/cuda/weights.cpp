@@ -27,6 +27,10 @@ void put_row(const FileTensor& tensor, int64_t row, int columns, std::vector<flo
   std::memset(to + static_cast<int64_t>(own) * 2, 0, static_cast<size_t>(columns - own) * 2);
 }
 
+bool are_e4m3(const std::vector<const FileTensor*>& tensors) {
+  return std::all_of(tensors.begin(), tensors.end(), [](const FileTensor* tensor) { return tensor->e4m3 != nullptr; });
+}
+
 }  // namespace
 
 CudaWeights::CudaWeights(const ModelFile& file, const ModelConfig& config, Team& team, bool as_fp8) : file_(file), config_(config), team_(team), as_fp8_(as_fp8) {
@@ -91,6 +95,39 @@ void CudaWeights::copy_rows(const std::vector<const FileTensor*>& tensors, int64
   }
 }
 
+// Rows that the file has as E4M3 keep their bits and their scales.
+void CudaWeights::copy_e4m3(const std::vector<const FileTensor*>& tensors, int columns, uint8_t* values, float* scales) {
+  for (const FileTensor* tensor : tensors) {
+    const int64_t rows = tensor->rows(), rows_a_chunk = staged_bytes / columns;
+    std::vector<float> all_scales(static_cast<size_t>(rows));
+    for (int64_t first = 0; first < rows; first += rows_a_chunk) {
+      const int64_t count = std::min(rows_a_chunk, rows - first);
+      Staged& staged = next_staged();
+      uint8_t* to = staged.memory.get();
+      team_.parallel(count, 16, [&](int64_t begin, int64_t stop, int) {
+        for (int64_t row = begin; row < stop; row++) {
+          const E4m3Row own = tensor->e4m3(first + row);
+          std::memcpy(to + row * columns, own.bits, static_cast<size_t>(tensor->columns()));
+          std::memset(to + row * columns + tensor->columns(), 0, static_cast<size_t>(columns - tensor->columns()));
+          all_scales[static_cast<size_t>(first + row)] = own.scale;
+        }
+      });
+      check(cudaMemcpyAsync(values + first * columns, to, static_cast<size_t>(count * columns), cudaMemcpyHostToDevice, stream_), "copying weights");
+      check(cudaEventRecord(staged.copied, stream_), "copying weights");
+    }
+    check(cudaMemcpy(scales, all_scales.data(), all_scales.size() * sizeof(float), cudaMemcpyHostToDevice), "copying weights");
+    values += rows * columns;
+    scales += rows;
+  }
+}
+
+// The next of the ring, once what was in it is on the device.
+CudaWeights::Staged& CudaWeights::next_staged() {
+  Staged& staged = staged_[next_++ % staged_count];
+  check(cudaEventSynchronize(staged.copied), "copying weights");
+  return staged;
+}
+
 DeviceMatrix CudaWeights::matrix(const std::vector<const FileTensor*>& tensors, DeviceMatrix::Type type) {
   if (const auto found = matrices_.find(tensors); found != matrices_.end() && found->second.type == type) return found->second;
   DeviceMatrix placed{.type = type, .columns = padded_columns(static_cast<int>(tensors[0]->columns()))};
@@ -100,9 +137,10 @@ DeviceMatrix CudaWeights::matrix(const std::vector<const FileTensor*>& tensors, 
   uint8_t* values = arrays_.emplace_back(static_cast<size_t>((placed.rows + spare_rows) * placed.row_bytes())).get();
   const bool is_quantized = type == DeviceMatrix::Type::fp8;
   auto* scales = is_quantized ? reinterpret_cast<float*>(arrays_.emplace_back(static_cast<size_t>(placed.rows + spare_rows) * sizeof(float)).get()) : nullptr;
-  for (int64_t row = 0; row < placed.rows; row += rows_a_chunk) {
-    Staged& staged = staged_[next_++ % staged_count];
-    check(cudaEventSynchronize(staged.copied), "copying weights");
+  const bool keeps_bits = is_quantized && are_e4m3(tensors);
+  if (keeps_bits) copy_e4m3(tensors, placed.columns, values, scales);
+  for (int64_t row = 0; !keeps_bits && row < placed.rows; row += rows_a_chunk) {
+    Staged& staged = next_staged();
     const int64_t count = std::min<int64_t>(rows_a_chunk, placed.rows - row);
     copy_rows(tensors, row, count, placed.columns, staged.memory.get());
     uint8_t* to = is_quantized ? staged.unquantized.get() : values + row * read_bytes;
@@ -112,7 +150,7 @@ DeviceMatrix CudaWeights::matrix(const std::vector<const FileTensor*>& tensors, 
     check(cudaEventRecord(staged.copied, stream_), "copying weights");
   }
   bytes_ += static_cast<uint64_t>(placed.rows * placed.row_bytes());
-  for (const FileTensor* tensor : tensors) read_bytes_ += static_cast<uint64_t>(tensor->rows() * tensor->row_bytes());
+  for (const FileTensor* tensor : tensors) read_bytes_ += static_cast<uint64_t>(tensor->rows() * (keeps_bits ? tensor->columns() : tensor->row_bytes()));
   placed.values = values;
   placed.scales = scales;
   return matrices_[tensors] = placed;

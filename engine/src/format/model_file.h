@@ -21,6 +21,12 @@ namespace millrace {
 
 constexpr char rope_style_key[] = "millrace.rope.style";
 
+// A row of E4M3 times a scale.
+struct E4m3Row {
+  const uint8_t* bits = nullptr;  // [columns]
+  float scale = 0;
+};
+
 // One tensor as it is stored. shape[0] is the contiguous dimension (columns); rows follow. Its rows lie one after another from
 // `bytes`, or where `places` says, or, with type `derived`, are computed by `derive`; read_row() knows all three.
 struct FileTensor {
@@ -30,6 +36,7 @@ struct FileTensor {
   const uint8_t* bytes = nullptr;
   std::vector<const uint8_t*> places;                      // [rows], or none
   std::function<void(int64_t row, float* values)> derive;  // only with type `derived`
+  std::function<E4m3Row(int64_t row)> e4m3;                // likewise, where each row is that
   std::string kind;                                        // likewise: what it is stored as, for a person
 
   int64_t columns() const { return shape[0]; }

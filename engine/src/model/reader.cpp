@@ -136,6 +136,7 @@ const FileTensor* ModelReader::slice(Model& model, const FileTensor* tensor, int
   if (tensor->bytes != nullptr) rows.bytes = tensor->bytes + first * tensor->row_bytes();
   if (!tensor->places.empty()) rows.places.assign(tensor->places.begin() + first, tensor->places.begin() + first + count);
   if (tensor->derive) rows.derive = [derive = tensor->derive, first](int64_t row, float* values) { derive(first + row, values); };
+  if (tensor->e4m3) rows.e4m3 = [e4m3 = tensor->e4m3, first](int64_t row) { return e4m3(first + row); };
   return &rows;
 }
 

@@ -62,6 +62,10 @@ Result<FileTensor> read_fp8(const HfQuantization& quantization, const Parameters
     const float* own = scales->data() + row / block_rows * blocks_a_row;
     for (int64_t c = 0; c < columns; c++) values[c] = table[bytes[row * columns + c]] * own[c / block_columns];
   };
+  if (block_columns == columns)
+    tensor.e4m3 = [bytes = stored.bytes.data(), scales, columns, block_rows](int64_t row) {
+      return E4m3Row{bytes + row * columns, (*scales)[static_cast<size_t>(row / block_rows)]};
+    };
   return tensor;
 }
 

@@ -55,10 +55,17 @@ FileTensor gather_rows(std::vector<FileTensor> parts, std::array<int64_t, 4> sha
     all.bytes = nullptr;
     return all;
   }
-  all.derive = [parts = std::move(parts), place_of](int64_t row, float* values) {
+  all.derive = [parts, place_of](int64_t row, float* values) {
     const auto [part, own] = place_of(row);
     parts[part].derive(own, values);
   };
+  const bool are_e4m3 = std::all_of(parts.begin(), parts.end(), [](const FileTensor& part) { return part.e4m3 != nullptr; });
+  all.e4m3 = nullptr;
+  if (are_e4m3)
+    all.e4m3 = [parts = std::move(parts), place_of](int64_t row) {
+      const auto [part, own] = place_of(row);
+      return parts[part].e4m3(own);
+    };
   return all;
 }
 
@@ -119,6 +126,7 @@ class WeightReader {
     read_row(norm, 0, values);
     for (int64_t i = 0; i < norm.columns(); i++) values[i] += 1;
     sum.type = Type::f32;
+    sum.e4m3 = nullptr;
     sum.bytes = reinterpret_cast<const uint8_t*>(values);
     return sum;
   }
@@ -208,6 +216,7 @@ class WeightReader {
     }
     FileTensor half = tensor;
     half.type = Type::f32;
+    half.e4m3 = nullptr;
     half.shape[0] = columns;
     half.bytes = reinterpret_cast<const uint8_t*>(values);
     return half;
