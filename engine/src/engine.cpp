@@ -67,6 +67,12 @@ void Engine::Implementation::end_all(const Status& status) {
 bool Engine::Implementation::take_commands() {
   std::unique_lock lock(mutex);
   const auto has_commands = [this] { return closing || is_changed || !submitted.empty() || !cancelled.empty() || !evaluations.empty(); };
+  while (!is_warm && live.empty() && begun.empty() && !has_commands()) {
+    lock.unlock();
+    // What fails is told by the step that needs it.
+    if (!attempt([this] { is_warm = !parts->backend->warm_up(); }).ok()) is_warm = true;
+    lock.lock();
+  }
   // Where all are held nothing comes of another step; but the schedule is asked again before long: it knows of times.
   if ((live.empty() && begun.empty()) || !is_idle)
     wake.wait(lock, [&] { return has_commands() || !live.empty() || !begun.empty(); });

@@ -61,6 +61,7 @@ struct Engine::Implementation {
   int64_t pages_seen_us = 0;  // when they were last looked at for statistics
   std::vector<uint32_t> continued;  // requests that bring the beginning of their answers, not yet taken up
   std::vector<Event> events;
+  bool is_warm = false;  // the backend has nothing left to get ready
   bool is_idle = false;  // the last step had nothing to do
   std::vector<Request> taken_requests;
   std::vector<uint32_t> taken_cancels;

@@ -206,15 +206,28 @@ void CudaBackend::run_eagerly(const Plan& plan, const StepRoom& needed) {
 }
 
 void CudaBackend::run_graph(const Plan& plan, const StepRoom& needed) {
-  StepRoom room;
-  room.tokens = room.samples = *std::lower_bound(std::begin(graph_tokens), std::end(graph_tokens), needed.tokens);
-  const int chunk = step_->view(room).chunk_tokens;
-  room.pieces = std::min(room.tokens * ((limits_.context_tokens + chunk - 1) / chunk), step_->most().pieces);
+  const StepRoom room = room_of_graph(*std::lower_bound(std::begin(graph_tokens), std::end(graph_tokens), needed.tokens));
   Graph& graph = graph_of(room);
   step_->write(plan, room, stream_);
   check(cudaGraphLaunch(graph.forward, stream_), "launching a step");
   upload_masks(plan);
   if (!plan.samplers.empty()) check(cudaGraphLaunch(graph.sampling, stream_), "launching a step's sampling");
+}
+
+StepRoom CudaBackend::room_of_graph(int tokens) const {
+  StepRoom room{.tokens = tokens, .samples = tokens};
+  const int chunk = step_->view(room).chunk_tokens;
+  room.pieces = std::min(tokens * ((limits_.context_tokens + chunk - 1) / chunk), step_->most().pieces);
+  return room;
+}
+
+// The graph of one more size that steps may have, the smallest first.
+bool CudaBackend::warm_up() {
+  const auto* next = std::ranges::find_if(graph_tokens, [&](int tokens) { return tokens >= limits_.samples_max || !graphs_.contains(tokens); });
+  if (next == std::end(graph_tokens) || graphs_.contains(*next)) return false;
+  check(cudaSetDevice(device_), "choosing a device");
+  graph_of(room_of_graph(*next));
+  return true;
 }
 
 CudaBackend::Graph& CudaBackend::graph_of(const StepRoom& room) {

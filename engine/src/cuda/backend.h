@@ -22,6 +22,7 @@ class CudaBackend final : public Backend {
   void begin(const Plan& plan) override;
   std::vector<SampledToken> finish() override;
   int steps_ahead() const override { return 1; }
+  bool warm_up() override;
   const MatrixWork& work() const { return work_; }
 
  private:
@@ -43,6 +44,7 @@ class CudaBackend final : public Backend {
   void upload_history(const Plan& plan);
   void run_eagerly(const Plan& plan, const StepRoom& needed);
   void run_graph(const Plan& plan, const StepRoom& needed);
+  StepRoom room_of_graph(int tokens) const;
   Graph& graph_of(const StepRoom& room);
   template <typename Work>
   cudaGraphExec_t capture(const Work& work);

@@ -48,6 +48,8 @@ class Backend {
   // How many plans may be begun before the one in front of them is finished: the device then never waits for the host. A row of such a plan has
   // sampled_before in place of the token that the one in front of it samples.
   virtual int steps_ahead() const = 0;
+  // Called while there is nothing to do: gets one thing more ready that a later step would have to wait for. False: all is.
+  virtual bool warm_up() { return false; }
 
   std::vector<SampledToken> run(const Plan& plan) {
     begin(plan);
