@@ -156,7 +156,7 @@ struct ModelInfo {
 struct EngineStats {
   int running = 0, waiting = 0, slots = 0;
   uint64_t kv_bytes_mapped = 0, kv_bytes_max = 0;
-  uint64_t kv_bytes_held = 0;      // of those mapped, by keys and values of tokens; as of the last second
+  uint64_t kv_bytes_held = 0;      // of those mapped, by keys and values of tokens; as of the last second in which anything ran
   uint64_t kv_bytes_promised = 0;  // to those that run: what they have and may yet need
   uint64_t steps = 0, tokens = 0;
   uint64_t prompt_tokens = 0;  // computed, of prompts and of what answers were continued with

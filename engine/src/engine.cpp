@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <stdexcept>
 #include <utility>
 
 #include "base/attempt.h"
@@ -174,16 +175,16 @@ bool Engine::Implementation::begin_step() {
     if (add_row(next, row) && row.samples > 0 && next.rows.back()->constraint != nullptr) constraints.push_back(next.rows.back()->constraint.get());
   if (next.rows.empty()) return false;
 
-  Status status = parts->slots->await();
+  // Nothing that is known of its memory can be relied upon then: the engine ends.
+  if (const Status broken = parts->slots->await(); !broken.ok()) throw std::runtime_error(broken.message());
   const int64_t mapped = clock_us();
   next.mapping_us = mapped - std::exchange(next.begun_us, mapped);
   begun.push_back(std::move(next));
   masks.finish();
-  if (status.ok())
-    status = attempt([&] {
-      masks.begin(std::move(constraints));
-      parts->backend->begin(begun.back().plan);
-    });
+  const Status status = attempt([&] {
+    masks.begin(std::move(constraints));
+    parts->backend->begin(begun.back().plan);
+  });
   if (status.ok()) {
     if (steps_begun++ % prepare_steps == 0) prepare_pages(begun.back().plan);
     return true;
@@ -345,7 +346,7 @@ void Engine::Implementation::tell_places() {
 
 void Engine::Implementation::publish() {
   const int64_t now = clock_us();
-  const bool looks_at_pages = now >= pages_seen_us + pages_seen_every_us;
+  const bool looks_at_pages = live.empty() || now >= pages_seen_us + pages_seen_every_us;
   const uint64_t held = looks_at_pages ? parts->slots->bytes_held() : 0;
   if (looks_at_pages) pages_seen_us = now;
   {

@@ -229,13 +229,13 @@ void check_random_history(bool maps_ahead) {
   }
 }
 
-// Pages in name alone, which fail from the nth call on.
+// Pages in name alone, of which so many can be attached, and so many made.
 class FailingPages final : public KvPages {
  public:
-  explicit FailingPages(int calls) : left_(calls) {}
+  explicit FailingPages(int attached, int made = 100) : left_(attached), made_(made) {}
   uint8_t* address(int64_t) const override { return nullptr; }
   int64_t places_max() const override { return 100; }
-  Status create(int) override { return Status(); }
+  Status create(int page) override { return page < made_ ? Status() : Status::error("cannot create a KV page"); }
   Status attach(int64_t, int, bool) override { return left_-- > 0 ? Status() : Status::error("cannot map a KV page: out of luck"); }
   Status protect(int64_t, bool) override { return Status(); }
   void detach(int64_t) override {}
@@ -243,6 +243,7 @@ class FailingPages final : public KvPages {
 
  private:
   int left_;
+  const int made_;
 };
 
 }  // namespace
@@ -256,10 +257,25 @@ TEST("a page that cannot be mapped leaves memory as it was, or is told to whoeve
   CHECK_EQUAL(at_once.map(0, 1).message(), std::string("cannot map a KV page: out of luck"));
   CHECK(at_once.pages_mapped() == 1 && at_once.places_mapped() == 1);
   KvMemory ahead(std::make_unique<FailingPages>(2), {1, 4, 4}, true);
-  CHECK(ahead.map(0, 0).ok() && ahead.map_ahead(0, 1).ok() && ahead.await().ok());
-  CHECK(ahead.map(0, 2).ok());
+  CHECK(ahead.map(0, 0).ok() && ahead.map(0, 1).ok() && ahead.await().ok());
+  // Of what nobody needs nobody hears.
+  CHECK(ahead.map_ahead(0, 2).ok());
+  ahead.start();
+  CHECK(ahead.own(0, 0).ok() && ahead.await().ok());
+  CHECK(ahead.own(0, 2).ok());
   CHECK_EQUAL(ahead.await().message(), std::string("cannot map a KV page: out of luck"));
-  CHECK(!ahead.await().ok());
+  ahead.unmap(0, 2);
+  CHECK(ahead.own(0, 1).ok() && ahead.await().ok());
+}
+
+TEST("where fewer pages can be made than was thought, those that there are are all, and are used again") {
+  KvMemory memory(std::make_unique<FailingPages>(100, 2), {1, 4, 4});
+  CHECK(memory.map(0, 0).ok() && memory.map(0, 1).ok());
+  CHECK_EQUAL(memory.pages_max(), 4);
+  CHECK_EQUAL(memory.map(0, 2).message(), std::string("cannot create a KV page"));
+  CHECK_EQUAL(memory.pages_max(), 2);
+  memory.unmap(0, 0);
+  CHECK(memory.map(0, 2).ok() && memory.pages_mapped() == 2);
 }
 
 TEST("addresses that no machine has are refused with what to change") {

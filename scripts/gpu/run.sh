@@ -35,7 +35,7 @@ for part in "${parts[@]}"; do
       cmake --build "$build" --target engine_tests bench_cuda_engine bench_cuda_traffic bench_cuda_matmul_stream bench_cuda_attend bench_cuda_sample >>"$out/build.log" 2>&1
       ;;
     test)
-      for test in vectors matmul_stream attend sample golden; do
+      for test in pages vectors matmul_stream attend sample golden; do
         try 180 "test_$test" "$build/test/test_cuda_$test"
         echo "test_cuda_$test: $(tail -1 "$out/test_$test.log")" | tell
       done

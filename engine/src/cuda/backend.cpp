@@ -7,6 +7,7 @@
 #include "../base/clock.h"
 #include "../base/text.h"
 #include "../constrain/grammar.h"
+#include "driver.h"
 
 namespace millrace {
 namespace {
@@ -27,6 +28,7 @@ int rounded_up(int value, int multiple) { return (value + multiple - 1) / multip
 
 CudaBackend::CudaBackend(const ModelFile& file, const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits, std::vector<std::string>& log)
     : config_(model.config), slots_(slots), limits_(limits) {
+  const std::lock_guard lock(default_stream_mutex());
   check(cudaGetDevice(&device_), "choosing a device");
   check(cudaStreamCreate(&stream_), "creating a stream");
   for (Flight& each : flights_) check(cudaEventCreateWithFlags(&each.arrived, cudaEventDisableTiming), "creating an event");
@@ -83,7 +85,10 @@ CudaBackend::~CudaBackend() {
 // Room for the widest that any operator yields or reads.
 void CudaBackend::reserve() {
   const int tokens = rounded_up(limits_.tokens_max, step_multiple), attention = config_.heads * config_.head_dim, hidden = config_.hidden;
-  const auto t = static_cast<size_t>(tokens), s = static_cast<size_t>(rounded_up(limits_.samples_max, step_multiple));
+  // A graph of the next size computes that many samples, though some are padding.
+  const int* largest = std::lower_bound(std::begin(graph_tokens), std::end(graph_tokens), limits_.samples_max);
+  const int samples = std::max(rounded_up(limits_.samples_max, step_multiple), largest != std::end(graph_tokens) ? *largest : 0);
+  const auto t = static_cast<size_t>(tokens), s = static_cast<size_t>(samples);
   size_t ffn = 0, wide_bytes = 0;
   for (const CudaOperator& op : operators_) {
     if (const auto* gate_up = std::get_if<CudaGateUp>(&op)) {
@@ -232,18 +237,19 @@ bool CudaBackend::warm_up() {
 
 CudaBackend::Graph& CudaBackend::graph_of(const StepRoom& room) {
   Graph& graph = graphs_[room.tokens];
-  if (graph.forward != nullptr) return graph;
   const StepView step = step_->view(room);
-  graph.forward = capture([&] {
-    forward(step);
-    run_operator(step, std::get<CudaLogits>(operators_.back()));
-  });
-  graph.sampling = capture([&] { sample_tokens(step); });
+  if (graph.forward == nullptr)
+    graph.forward = capture([&] {
+      forward(step);
+      run_operator(step, std::get<CudaLogits>(operators_.back()));
+    });
+  if (graph.sampling == nullptr) graph.sampling = capture([&] { sample_tokens(step); });
   return graph;
 }
 
 template <typename Work>
 cudaGraphExec_t CudaBackend::capture(const Work& work) {
+  const std::lock_guard lock(default_stream_mutex());
   cudaGraph_t graph = nullptr;
   check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a step");
   try {

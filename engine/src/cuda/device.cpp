@@ -43,6 +43,11 @@ Result<CudaMachine> inspect_cuda() {
   return Status::error(text("no Hopper GPU (compute capability 9.0): found ", others));
 }
 
+std::mutex& default_stream_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
 Result<Driver> find_driver() {
   Driver driver;
   const bool found = find("cuMemAddressReserve", driver.reserve) && find("cuMemAddressFree", driver.free_addresses) && find("cuMemCreate", driver.create) &&

@@ -3,6 +3,8 @@
 
 #include <cuda.h>
 
+#include <mutex>
+
 #include "status.h"
 
 namespace millrace {
@@ -19,5 +21,8 @@ struct Driver {
 };
 
 Result<Driver> find_driver();
+
+// While a graph is captured nobody may use the default stream, whichever engine of the process he belongs to: held by both.
+std::mutex& default_stream_mutex();
 
 }  // namespace millrace

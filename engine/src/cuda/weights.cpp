@@ -107,8 +107,9 @@ void CudaWeights::copy_e4m3(const std::vector<const FileTensor*>& tensors, int c
       team_.parallel(count, 16, [&](int64_t begin, int64_t stop, int) {
         for (int64_t row = begin; row < stop; row++) {
           const E4m3Row own = tensor->e4m3(first + row);
-          std::memcpy(to + row * columns, own.bits, static_cast<size_t>(tensor->columns()));
-          std::memset(to + row * columns + tensor->columns(), 0, static_cast<size_t>(columns - tensor->columns()));
+          const auto width = static_cast<size_t>(tensor->columns());
+          if (const Status status = file_.read(own.bits, width, to + row * columns); !status.ok()) throw CudaError(status.message());
+          std::memset(to + row * columns + width, 0, static_cast<size_t>(columns) - width);
           all_scales[static_cast<size_t>(first + row)] = own.scale;
         }
       });

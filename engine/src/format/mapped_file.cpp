@@ -37,7 +37,8 @@ Result<MappedFile> MappedFile::open(const std::string& path) {
   void* map = size > 0 ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, opened->file, 0) : nullptr;
   if (map == MAP_FAILED) return Status::error(text(path, " cannot be mapped: ", std::strerror(errno)));
   opened->bytes = {static_cast<const uint8_t*>(map), size};
-  opened->direct = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
+  // The same file, whatever has the path by now.
+  opened->direct = ::open(text("/proc/self/fd/", opened->file).c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_DIRECT);
   return MappedFile(path, std::move(opened));
 }
 

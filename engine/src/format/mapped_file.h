@@ -1,5 +1,5 @@
-// A file mapped read-only, for as long as this object lives. Who wants much of it copied does not touch the mapping, whose pages come one fault
-// at a time: read() takes it from the kernel's cache, or past it from the disk.
+// A file mapped read-only, for as long as this object lives. Who wants much of it copied as it is need not touch the mapping, whose pages come one
+// fault at a time: read() takes it from the kernel's cache, or past it from the disk.
 #pragma once
 
 #include <atomic>

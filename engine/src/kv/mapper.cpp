@@ -50,12 +50,16 @@ void KvMapper::start() {
   wake_.notify_one();
 }
 
-Status KvMapper::await(uint64_t number) {
+void KvMapper::await(uint64_t number) {
   if (made_ < number) start();
   // Makes them itself rather than wait for the thread to wake up.
   while (made_ < number) make_next();
+}
+
+Status KvMapper::status_of(int64_t place) {
   const std::lock_guard lock(mutex_);
-  return failure_;
+  const auto found = failed_.find(place);
+  return found == failed_.end() ? Status() : found->second;
 }
 
 bool KvMapper::make_next() {
@@ -67,10 +71,15 @@ bool KvMapper::make_next() {
     change = queue_.front();
     queue_.pop_front();
   }
-  const Status status = make_change(pages_, change);
-  if (!status.ok()) {
+  Status status = make_change(pages_, change);
+  {
     const std::lock_guard lock(mutex_);
-    if (failure_.ok()) failure_ = status;
+    // Bytes that could not be copied are as missing as a page is.
+    const int64_t place = change.kind == KvChange::Kind::copy ? change.copied_to : change.place;
+    if (!status.ok())
+      failed_.insert_or_assign(place, std::move(status));
+    else if (change.kind == KvChange::Kind::detach)
+      failed_.erase(place);
   }
   made_++;
   return true;

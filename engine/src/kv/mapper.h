@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -16,7 +17,8 @@ namespace millrace {
 
 struct KvChange {
   enum class Kind : uint8_t { attach, protect, detach, copy } kind = Kind::attach;
-  int64_t place = 0;  // of copy: whose bytes
+  int64_t place = 0;  // of copy: whose bytes,
+  int64_t copied_to = 0;  // and which place is to have them
   int page = 0;       // of attach and copy
   bool is_writable = false;
 };
@@ -34,9 +36,10 @@ class KvMapper {
   uint64_t add(const KvChange& change);
   // Has what was gathered made.
   void start();
-  // Waits until that change and all before it are made. Once one fails, each call returns why: what is behind which place is not what its
-  // owner thinks any more.
-  Status await(uint64_t number);
+  // Waits until that change and all before it are made.
+  void await(uint64_t number);
+  // Why a place has not what was last put behind it, if that failed.
+  Status status_of(int64_t place);
 
  private:
   bool make_next();
@@ -50,7 +53,7 @@ class KvMapper {
   std::mutex mutex_;   // guards what follows
   std::condition_variable wake_;
   std::deque<KvChange> queue_;
-  Status failure_;
+  std::map<int64_t, Status> failed_;  // by place
   bool is_ending_ = false;
   std::thread thread_;
 };

@@ -1,11 +1,13 @@
 #include "memory.h"
 
+#include <algorithm>
 #include <cassert>
+#include <utility>
 
 namespace millrace {
 
 KvMemory::KvMemory(std::unique_ptr<KvPages> pages, const Shape& shape, bool maps_ahead)
-    : shape_(shape), pages_(std::move(pages)), places_(static_cast<size_t>(shape.places())), mapper_(maps_ahead ? std::make_unique<KvMapper>(*pages_) : nullptr) {}
+    : shape_(shape), pages_max_(shape.pages_max), pages_(std::move(pages)), places_(static_cast<size_t>(shape.places())), mapper_(maps_ahead ? std::make_unique<KvMapper>(*pages_) : nullptr) {}
 
 Status KvMemory::map_ahead(int range, int page) {
   assert(at(range, page).page == none);
@@ -15,7 +17,7 @@ Status KvMemory::map_ahead(int range, int page) {
 
 Status KvMemory::map(int range, int page) {
   Status status = map_ahead(range, page);
-  need(at(range, page));
+  need(range, page);
   return status;
 }
 
@@ -23,16 +25,16 @@ Status KvMemory::alias(int range, int page, int from_range, int from_page) {
   assert(at(range, page).page == none && at(from_range, from_page).page != none);
   if (Status status = protect(from_range, from_page, false); !status.ok()) return status;
   Status status = attach(range, page, at(from_range, from_page).page, false);
-  need(at(range, page));
+  need(range, page);
   return status;
 }
 
 Status KvMemory::copy(int range, int page, int from_range, int from_page) {
   assert(at(range, page).page == none && at(from_range, from_page).page != none);
   if (Status status = find_free(); !status.ok()) return status;
-  if (Status status = change(at(range, page), {.kind = KvChange::Kind::copy, .place = place_of(from_range, from_page), .page = free_.back()}); !status.ok()) return status;
+  if (Status status = change(at(range, page), {.kind = KvChange::Kind::copy, .place = place_of(from_range, from_page), .copied_to = place_of(range, page), .page = free_.back()}); !status.ok()) return status;
   Status status = attach(range, page, free_.back(), true);
-  need(at(range, page));
+  need(range, page);
   return status;
 }
 
@@ -42,12 +44,12 @@ Status KvMemory::own(int range, int page) {
   Status status;
   if (is_shared(range, page)) {
     if (status = find_free(); !status.ok()) return status;
-    status = change(place, {.kind = KvChange::Kind::copy, .place = place_of(range, page), .page = free_.back()});
+    status = change(place, {.kind = KvChange::Kind::copy, .place = place_of(range, page), .copied_to = place_of(range, page), .page = free_.back()});
     if (status.ok()) status = attach(range, page, free_.back(), true);
   } else {
     status = protect(range, page, true);
   }
-  need(place);
+  need(range, page);
   return status;
 }
 
@@ -64,14 +66,30 @@ void KvMemory::start() {
   if (mapper_) mapper_->start();
 }
 
-Status KvMemory::await() { return mapper_ ? mapper_->await(needed_) : Status(); }
+void KvMemory::need(int range, int page) {
+  if (!mapper_) return;
+  needed_.push_back(place_of(range, page));
+  needed_changes_ = std::max(needed_changes_, at(range, page).change);
+}
+
+Status KvMemory::await() {
+  if (!mapper_) return Status();
+  mapper_->await(needed_changes_);
+  Status status;
+  for (const int64_t place : std::exchange(needed_, {}))
+    if (status.ok()) status = mapper_->status_of(place);
+  return status;
+}
 
 // Sees to it that free_ ends with a physical page.
 Status KvMemory::find_free() {
   if (!free_.empty()) return Status();
   const auto created = static_cast<int>(users_.size());
-  if (created >= shape_.pages_max) return Status::error("no KV page is free");
-  if (Status status = pages_->create(created); !status.ok()) return status;
+  if (created >= pages_max_) return Status::error("no KV page is free");
+  if (Status status = pages_->create(created); !status.ok()) {
+    pages_max_ = created;
+    return status;
+  }
   free_.push_back(created);
   users_.push_back(0);
   return Status();

@@ -3,7 +3,6 @@
 // thread-safe.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -44,7 +43,8 @@ class KvMemory {
   bool maps_ahead() const { return mapper_ != nullptr; }
   // Has what was mapped ahead made by the thread, all of it at once.
   void start();
-  // Waits for all changes but those, and for those of them that were made somebody's own.
+  // Waits for all changes but those, and for those of them that were made somebody's own. An error: one of these failed, and its place has not
+  // what it should have, which nothing mends.
   Status await();
 
   // How many places map the physical page that is there, and whether that is more than this one.
@@ -52,7 +52,7 @@ class KvMemory {
   bool is_shared(int range, int page) const { return users(range, page) > 1; }
 
   int pages_mapped() const { return static_cast<int>(users_.size() - free_.size()); }  // physical pages behind at least one address
-  int pages_max() const { return shape_.pages_max; }
+  int pages_max() const { return pages_max_; }  // fewer from the moment on when no more can be made
   int64_t places_mapped() const { return places_mapped_; }  // places with a page behind them
   int64_t places_max() const { return pages_->places_max(); }  // of which a process can have no more
 
@@ -72,15 +72,17 @@ class KvMemory {
   Status change(Place& of, const KvChange& change);
   Status attach(int range, int page, int physical, bool is_writable);
   Status protect(int range, int page, bool is_writable);
-  void need(const Place& place) { needed_ = std::max(needed_, place.change); }
+  void need(int range, int page);
 
   const Shape shape_;
+  int pages_max_;
   std::unique_ptr<KvPages> pages_;
   std::vector<Place> places_;  // [range][page]
   std::vector<int> users_;     // [physical page] -> places
   std::vector<int> free_;      // physical pages behind no place; who takes one takes the last
   int64_t places_mapped_ = 0;
-  uint64_t needed_ = 0;  // changes up to this one are awaited
+  std::vector<int64_t> needed_;       // places that the next step touches, and which were changed,
+  uint64_t needed_changes_ = 0;       // the last one of them
   std::unique_ptr<KvMapper> mapper_;  // after the pages: it ends first
 };
 

@@ -21,7 +21,7 @@ class CudaPages final : public KvPages {
  public:
   CudaPages(const Driver& driver, int64_t places, int64_t page_bytes, int pages_max)
       : driver_(driver), page_bytes_(static_cast<size_t>(page_bytes)), pages_max_(pages_max), places_bytes_(page_bytes_ * static_cast<size_t>(places)),
-        homes_bytes_(page_bytes_ * static_cast<size_t>(pages_max)), is_attached_(static_cast<size_t>(places), false) {}
+        homes_bytes_(page_bytes_ * static_cast<size_t>(pages_max)), behind_(static_cast<size_t>(places), none) {}
 
   ~CudaPages() override {
     {
@@ -30,8 +30,7 @@ class CudaPages final : public KvPages {
     }
     if (creator_.joinable()) creator_.join();
     (void)cudaDeviceSynchronize();
-    for (size_t place = 0; places_ != 0 && place < is_attached_.size(); place++)
-      if (is_attached_[place]) driver_.unmap(at(static_cast<int64_t>(place)), page_bytes_);
+    for (size_t place = 0; places_ != 0 && place < behind_.size(); place++) detach(static_cast<int64_t>(place));
     for (size_t page = 0; page < handles_.size(); page++) {
       driver_.unmap(home(static_cast<int>(page)), page_bytes_);
       driver_.release(handles_[page]);
@@ -53,7 +52,7 @@ class CudaPages final : public KvPages {
   }
 
   uint8_t* address(int64_t place) const override { return reinterpret_cast<uint8_t*>(at(place)); }
-  int64_t places_max() const override { return static_cast<int64_t>(is_attached_.size()); }
+  int64_t places_max() const override { return static_cast<int64_t>(behind_.size()); }
 
   // Waits until the thread has.
   Status create(int page) override {
@@ -72,24 +71,31 @@ class CudaPages final : public KvPages {
       handle = handles_[static_cast<size_t>(page)];
     }
     Status status = open(at(place), handle);
-    is_attached_[static_cast<size_t>(place)] = status.ok();
+    if (status.ok()) behind_[static_cast<size_t>(place)] = page;
     return status;
   }
   Status protect(int64_t, bool) override { return Status(); }
 
   void detach(int64_t place) override {
-    if (is_attached_[static_cast<size_t>(place)]) driver_.unmap(at(place), page_bytes_);
-    is_attached_[static_cast<size_t>(place)] = false;
+    int& page = behind_[static_cast<size_t>(place)];
+    if (page != none) driver_.unmap(at(place), page_bytes_);
+    page = none;
   }
 
-  // In the order of the device's work: after the steps that wrote the one, before any that reads the other.
+  // In the order of the device's work: after the steps that wrote the one, before any that reads the other. From home to home, since places may
+  // have other pages by the time that the device gets to it.
   Status copy(int page, int64_t from) override {
+    const std::lock_guard lock(default_stream_mutex());
     cudaError_t result = cudaSetDevice(location_.id);
-    if (result == cudaSuccess) result = cudaMemcpyAsync(reinterpret_cast<void*>(home(page)), address(from), page_bytes_, cudaMemcpyDeviceToDevice, nullptr);
+    const int source = behind_[static_cast<size_t>(from)];
+    if (result == cudaSuccess)
+      result = cudaMemcpyAsync(reinterpret_cast<void*>(home(page)), reinterpret_cast<const void*>(home(source)), page_bytes_, cudaMemcpyDeviceToDevice, nullptr);
     return result == cudaSuccess ? Status() : Status::error(text("cannot copy a KV page: ", cudaGetErrorString(result)));
   }
 
  private:
+  static constexpr int none = -1;
+
   CUdeviceptr at(int64_t place) const { return places_ + static_cast<size_t>(place) * page_bytes_; }
   CUdeviceptr home(int page) const { return homes_ + static_cast<size_t>(page) * page_bytes_; }
 
@@ -137,7 +143,7 @@ class CudaPages final : public KvPages {
   const size_t places_bytes_, homes_bytes_;
   CUmemLocation location_ = {};
   CUdeviceptr places_ = 0, homes_ = 0;
-  std::vector<bool> is_attached_;  // [place]
+  std::vector<int> behind_;  // [place] -> physical page
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable created_;

@@ -92,6 +92,8 @@ Status KvSlots::map_next(int slot, int group) {
   }
   Range& pages = range(slot, group);
   Status status = memory_->map(range_of(slot, group), pages.end);
+  // It may just have shown that there are fewer pages than was thought.
+  while (!status.ok() && is_full() && reclaim_page()) status = memory_->map(range_of(slot, group), pages.end);
   if (status.ok()) pages.end++;
   return status;
 }
