@@ -158,6 +158,17 @@ TEST("what was mapped ahead is there when it is needed, without a call, and is g
   slots.check(slot);
 }
 
+TEST("where there are fewer pages than was thought, what is cached makes room") {
+  WrittenSlots slots(one_layer, 4, 40, 400, 400);
+  test::Random random;
+  slots.made_max = 6;
+  const int cached = run(slots, random.tokens(5 * page_tokens, vocabulary));
+  run(slots, random.tokens(5 * page_tokens, vocabulary));
+  CHECK_EQUAL(slots.slots().pages_max(), 6);
+  CHECK(slots.slots().pages_mapped() == 6 && slots.slots().held(cached) == page_tokens, slots.slots().held(cached), " tokens are left");
+  slots.check_idle(cached);
+}
+
 TEST("what pages hold counts each token once, however many share its page, and no page's empty end") {
   WrittenSlots slots(one_layer, 4, 40, 400, 400);
   test::Random random;

@@ -175,6 +175,7 @@ std::vector<uint32_t> begin_streams(Client& client, const StreamLoad& load, cons
   return streams;
 }
 
+// Loosens the deadlines until all streams are promised them.
 Streamed run_streams(Client& client, const StreamLoad& load, double seconds, bool has_arrivals, Deadlines& deadlines) {
   std::vector<uint32_t> streams, prompts;
   while ((streams = begin_streams(client, load, deadlines)).empty()) deadlines.itl_us = deadlines.itl_us * 5 / 4;

@@ -17,9 +17,9 @@ namespace millrace {
 
 struct KvChange {
   enum class Kind : uint8_t { attach, protect, detach, copy } kind = Kind::attach;
-  int64_t place = 0;  // of copy: whose bytes,
+  int64_t place = 0;      // of copy: whose bytes,
   int64_t copied_to = 0;  // and which place is to have them
-  int page = 0;       // of attach and copy
+  int page = 0;           // of attach and copy
   bool is_writable = false;
 };
 

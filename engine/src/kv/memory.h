@@ -81,8 +81,8 @@ class KvMemory {
   std::vector<int> users_;     // [physical page] -> places
   std::vector<int> free_;      // physical pages behind no place; who takes one takes the last
   int64_t places_mapped_ = 0;
-  std::vector<int64_t> needed_;       // places that the next step touches, and which were changed,
-  uint64_t needed_changes_ = 0;       // the last one of them
+  std::vector<int64_t> needed_;  // places that were asked for since the last await
+  uint64_t needed_changes_ = 0;  // changes up to this one are awaited
   std::unique_ptr<KvMapper> mapper_;  // after the pages: it ends first
 };
 

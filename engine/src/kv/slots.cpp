@@ -32,6 +32,19 @@ PageNeed kv_page_need(const KvPlan& plan, int step_tokens_max) {
   return need;
 }
 
+// Does what takes a page from the pool, and reclaims pages for it where the pool has none: before, or after it has shown that there are fewer
+// than was thought. `wants` says whether it still takes one, since reclaiming may have seen to that too.
+template <typename Wants, typename Take>
+Status KvSlots::take_page(const Wants& wants, const Take& take) {
+  Status status;
+  do {
+    while (is_full() && wants() && reclaim_page()) {
+    }
+    status = take();
+  } while (!status.ok() && is_full() && wants() && reclaim_page());
+  return status;
+}
+
 Status KvSlots::open(int slot) {
   Slot& opened = at(slot);
   if (opened.is_open) return Status();
@@ -56,11 +69,9 @@ Status KvSlots::share(int slot) {
     Range& pages = range(slot, group);
     pages.first = pages.end = first_page(layout(group), length, 0);
     for (; pages.end < end; pages.end++) {
-      if (pages.end == full)
-        while (is_full() && reclaim_page()) {
-        }
       const int to = range_of(slot, group), from = range_of(source, group);
-      const Status status = pages.end < full ? memory_->alias(to, pages.end, from, pages.end) : memory_->copy(to, pages.end, from, pages.end);
+      const auto copy = [&] { return memory_->copy(to, pages.end, from, pages.end); };
+      const Status status = pages.end < full ? memory_->alias(to, pages.end, from, pages.end) : take_page([] { return true; }, copy);
       if (status.ok()) continue;
       prefixes_.remove(slot);
       return status;
@@ -88,12 +99,8 @@ Status KvSlots::grow(int slot, int first, int count, int settled) {
 }
 
 Status KvSlots::map_next(int slot, int group) {
-  while (is_full() && reclaim_page()) {
-  }
   Range& pages = range(slot, group);
-  Status status = memory_->map(range_of(slot, group), pages.end);
-  // It may just have shown that there are fewer pages than was thought.
-  while (!status.ok() && is_full() && reclaim_page()) status = memory_->map(range_of(slot, group), pages.end);
+  Status status = take_page([] { return true; }, [&] { return memory_->map(range_of(slot, group), pages.end); });
   if (status.ok()) pages.end++;
   return status;
 }
@@ -112,9 +119,8 @@ void KvSlots::prepare(int slot, int group, int until) {
 
 // A page that others map too needs a free one to be copied to; but reclaiming may leave it to us alone.
 Status KvSlots::own(int slot, int group, int page) {
-  while (is_full() && memory_->is_shared(range_of(slot, group), page) && reclaim_page()) {
-  }
-  return memory_->own(range_of(slot, group), page);
+  const int own = range_of(slot, group);
+  return take_page([&] { return memory_->is_shared(own, page); }, [&] { return memory_->own(own, page); });
 }
 
 void KvSlots::drop(int slot, int group, int first, int end) {

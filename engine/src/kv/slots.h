@@ -112,6 +112,8 @@ class KvSlots {
   int choose_idle(bool wants_pages, int except) const;
   void forget(int slot, int length);
 
+  template <typename Wants, typename Take>
+  Status take_page(const Wants& wants, const Take& take);
   Status share(int slot);
   Status map_next(int slot, int group);
   void prepare(int slot, int group, int until);

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -12,14 +13,14 @@
 
 namespace millrace::test {
 
-// Counts the calls that cost a system call each.
+// Counts the calls that cost a system call each. There are no more than made_max pages.
 class CountedPages final : public KvPages {
  public:
-  CountedPages(std::unique_ptr<KvPages> pages, std::atomic<int>& calls) : pages_(std::move(pages)), calls_(calls) {}
+  CountedPages(std::unique_ptr<KvPages> pages, std::atomic<int>& calls, const int& made_max) : pages_(std::move(pages)), calls_(calls), made_max_(made_max) {}
 
   uint8_t* address(int64_t place) const override { return pages_->address(place); }
   int64_t places_max() const override { return pages_->places_max(); }
-  Status create(int page) override { return pages_->create(page); }
+  Status create(int page) override { return page < made_max_ ? pages_->create(page) : Status::error("there is no memory for one more page"); }
   Status attach(int64_t place, int page, bool is_writable) override { return calls_++, pages_->attach(place, page, is_writable); }
   Status protect(int64_t place, bool is_writable) override { return calls_++, pages_->protect(place, is_writable); }
   void detach(int64_t place) override { calls_++, pages_->detach(place); }
@@ -28,6 +29,7 @@ class CountedPages final : public KvPages {
  private:
   std::unique_ptr<KvPages> pages_;
   std::atomic<int>& calls_;
+  const int& made_max_;
 };
 
 using Tokens = std::vector<int32_t>;
@@ -42,7 +44,7 @@ class WrittenSlots {
     const KvMemory::Shape shape{slots * plan_.group_count(), plan_.pages_a_range(tokens_max), pages_max};
     auto reserved = reserve_mmap_pages(shape.places(), page_bytes);
     REQUIRE(reserved.ok(), reserved.message());
-    auto memory = std::make_unique<KvMemory>(std::make_unique<CountedPages>(reserved.take(), calls), shape, maps_ahead);
+    auto memory = std::make_unique<KvMemory>(std::make_unique<CountedPages>(reserved.take(), calls, made_max), shape, maps_ahead);
     memory_ = memory.get();
     slots_ = std::make_unique<KvSlots>(std::move(memory), plan_, slots, keeps_prefixes);
   }
@@ -113,6 +115,7 @@ class WrittenSlots {
   int slot_count() const { return static_cast<int>(told_.size()); }
 
   std::atomic<int> calls = 0;
+  int made_max = std::numeric_limits<int>::max();
 
  private:
   KvPlan plan_;
