@@ -92,7 +92,7 @@ class Bench {
     next_ += bytes;
     const bool is_gate = shape.kind == Kind::gate;
     MatmulOutput output{.kind = shape.kind, .y = y_.get(), .stride = shape.rows};
-    if (is_gate) output.y = gated_.get(), output.stride = shape.rows / 2;
+    if (is_gate) output.y = gated_.get(), output.stride = shape.rows / 2, output.as = type == Type::fp8 ? Activations::half : Activations::bfloat16;
     // What a layer's last matrix reads is what its gate wrote.
     matmul_stream(stream_, w, shape.columns > shape.rows ? gated_.get() : x_.get(), tokens, output, tuning);
   }

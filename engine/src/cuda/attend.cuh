@@ -43,6 +43,7 @@ struct AttendTask {
   int64_t q_stride = 0;
   __nv_bfloat16* out = nullptr;      // [tokens][out_stride]
   int64_t out_stride = 0;
+  Activations as = Activations::bfloat16;  // of out
   AttendScratch scratch;
   int group = 0;                     // query heads of a KV head
   int blocks = 0;                    // that the queries of a KV head are divided into

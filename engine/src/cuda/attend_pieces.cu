@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "attend.cuh"
+#include "store.cuh"
 
 namespace millrace {
 namespace {
@@ -216,7 +217,7 @@ struct Told {
           const int head = heads[i % 2], dim = d * 16 + i / 2 * 8 + lane / 4;
           if (head < 0) continue;
           if (is_answer)
-            task.out[item.token * task.out_stride + static_cast<int64_t>(head) * width + dim] = __float2bfloat16(sum[i] * most[i % 2]);
+            store_value(task.out + item.token * task.out_stride + static_cast<int64_t>(head) * width + dim, sum[i] * most[i % 2], task.as);
           else
             partial_of(task, item.piece, head)[2 + dim] = sum[i];
         }
@@ -272,7 +273,7 @@ __device__ void merge_head(const AttendTask& task, const PieceItem& item, int he
 #pragma unroll
   for (int j = 0; j < pairs; j++) {
     const int dim = 2 * lane + 64 * j;
-    if (dim < width) *reinterpret_cast<__nv_bfloat162*>(answer + dim) = __floats2bfloat162_rn(sum[j].x * factor, sum[j].y * factor);
+    if (dim < width) store_pair(answer + dim, sum[j].x * factor, sum[j].y * factor, task.as);
   }
 }
 
@@ -347,9 +348,9 @@ void launch_pieces(cudaStream_t stream, AttendTask task) {
 }  // namespace
 
 void attend_pieces(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
-                   const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride) {
+                   const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride, Activations as) {
   if (step.pieces_max == 0) return;
-  const AttendTask task{step, shape, runs_of(kv, shape.head_dim), q, q_stride, out, out_stride, scratch, shape.heads / shape.kv_heads, 1};
+  const AttendTask task{step, shape, runs_of(kv, shape.head_dim), q, q_stride, out, out_stride, as, scratch, shape.heads / shape.kv_heads, 1};
   const bool has_few = task.group <= 8;
   if (shape.head_dim <= 64) return has_few ? launch_pieces<64, 1>(stream, task) : launch_pieces<64, 2>(stream, task);
   if (shape.head_dim <= 128) return has_few ? launch_pieces<128, 1>(stream, task) : launch_pieces<128, 2>(stream, task);

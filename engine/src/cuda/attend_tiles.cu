@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "attend.cuh"
+#include "store.cuh"
 
 namespace millrace {
 namespace {
@@ -188,7 +189,7 @@ struct RowSums {
 #pragma unroll
         for (int n = 0; n < columns / 8; n++) {
           const int dim = first_column + n * 8 + lane % 4 * 2;
-          if (dim < task.shape.head_dim) *reinterpret_cast<__nv_bfloat162*>(answer + dim) = __floats2bfloat162_rn(o[b][n][2 * h] * factor, o[b][n][2 * h + 1] * factor);
+          if (dim < task.shape.head_dim) store_pair(answer + dim, o[b][n][2 * h] * factor, o[b][n][2 * h + 1] * factor, task.as);
         }
       }
   }
@@ -252,9 +253,9 @@ int attend_tile_tokens(const AttendShape& shape) {
 }
 
 void attend_tiles(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
-                  __nv_bfloat16* out, int64_t out_stride) {
+                  __nv_bfloat16* out, int64_t out_stride, Activations as) {
   if (step.tiles_max == 0) return;
-  AttendTask task{step, shape, runs_of(kv, shape.head_dim), q, q_stride, out, out_stride, {}, shape.heads / shape.kv_heads, 1};
+  AttendTask task{step, shape, runs_of(kv, shape.head_dim), q, q_stride, out, out_stride, as, {}, shape.heads / shape.kv_heads, 1};
   const int rows = rows_of(shape.head_dim);
   task.blocks = (attend_tile_tokens(shape) * task.group + rows - 1) / rows;
   if (shape.head_dim <= 64) return launch_tiles<64>(stream, task);

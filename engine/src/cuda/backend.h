@@ -67,6 +67,8 @@ class CudaBackend final : public Backend {
   void multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds, const NormInput& norm = {}, const NormOutput& next = {});
   void add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const DeviceNorm& next, const __nv_bfloat16* x);
   NormInput normed_input(const StepView& step, const DeviceNorm& norm, bool is_left);
+  // What matrices of layers read in a step.
+  Activations activations(const StepView& step) const { return limits_.as_fp8 && streams(step.tokens_max) ? Activations::half : Activations::bfloat16; }
   NormOutput left_for(const StepView& step, const DeviceNorm& next) const;
   BlasLt::Input input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens);
   // Beyond so many tokens cuBLASLt is faster, though norms and gates then take kernels of their own.

@@ -37,13 +37,13 @@ void CudaBackend::run_operator(const StepView& step, const CudaEmbed& op) {
 // What a norm's reader multiplies: left by who wrote x, where a step's matrices are streamed, or else by a kernel of its own.
 NormInput CudaBackend::normed_input(const StepView& step, const DeviceNorm& norm, bool is_left) {
   if (is_left && streams(step.tokens_max)) return {squares_.get(), config_.hidden / square_values, config_.hidden, norm.epsilon};
-  normalize(stream_, step, Rows::tokens, norm, x_.get(), config_.hidden, normed_.get());
+  normalize(stream_, step, Rows::tokens, norm, x_.get(), config_.hidden, normed_.get(), activations(step));
   return {};
 }
 
 NormOutput CudaBackend::left_for(const StepView& step, const DeviceNorm& next) const {
   if (next.weight == nullptr || !streams(step.tokens_max)) return {};
-  return {next.weight, normed_.get(), padded_columns(config_.hidden), squares_.get()};
+  return {next.weight, normed_.get(), padded_columns(config_.hidden), squares_.get(), activations(step)};
 }
 
 KvView CudaBackend::kv_of(int layer) const {
@@ -75,8 +75,8 @@ void CudaBackend::run_operator(const StepView& step, const CudaAttend& op) {
   const int64_t width = int64_t{config_.heads} * config_.head_dim, stride = padded_columns(static_cast<int>(width));
   const AttendScratch scratch{partials_.get(), arrived_.get()};
   const KvView kv = kv_of(op.layer);
-  if (step.pieces_max > 0) attend_pieces(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride);
-  if (step.tiles_max > 0) attend_tiles(stream_, step, op.shape, kv, q_.get(), width, attended_.get(), stride);
+  if (step.pieces_max > 0) attend_pieces(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride, activations(step));
+  if (step.tiles_max > 0) attend_tiles(stream_, step, op.shape, kv, q_.get(), width, attended_.get(), stride, activations(step));
 }
 
 void CudaBackend::run_operator(const StepView& step, const CudaProject& op) { add_to_stream(step, op.linear, op.post_norm, op.next, attended_.get()); }
@@ -92,10 +92,11 @@ void CudaBackend::run_operator(const StepView& step, const CudaGateUp& op) {
     return gate(stream_, tokens, task);
   }
   task.bias = nullptr;  // the matrix's kernel adds it
+  task.as = activations(step);
   for (int first = 0; first < tokens; first += stream_tokens_max) {
     const int count = std::min(stream_tokens_max, tokens - first);
     const __nv_bfloat16* x = normed_.get() + int64_t{first} * op.linear.weight.columns;
-    MatmulOutput output{.kind = op.is_gated ? MatmulOutput::Kind::gate : MatmulOutput::Kind::store, .bias = op.linear.bias, .activation = op.activation};
+    MatmulOutput output{.kind = op.is_gated ? MatmulOutput::Kind::gate : MatmulOutput::Kind::store, .bias = op.linear.bias, .activation = op.activation, .as = task.as};
     output.y = op.is_gated ? static_cast<void*>(gated_.get() + int64_t{first} * stride) : wide_.get();
     output.stride = op.is_gated ? stride : op.linear.weight.rows;
     output.norm = from(norm, first);

@@ -2,6 +2,7 @@
 // others multiplied: biases and the soft cap of logits. A block has one token and 1,024 of its values.
 #include "activate.cuh"
 #include "launch.h"
+#include "store.cuh"
 #include "vectors.h"
 
 namespace millrace {
@@ -23,7 +24,7 @@ __global__ void __launch_bounds__(gate_threads) gate_kernel(GateTask task, int s
   for (int i = static_cast<int>(blockIdx.x) * gate_values + static_cast<int>(threadIdx.x); i < end; i += gate_threads) {
     const float value = with_bias(task, t, i, width);
     const float result = task.is_gated ? gated(task.activation, value, with_bias(task, t, task.ffn + i, width)) : activate(task.activation, value);
-    task.out[t * stride + i] = __float2bfloat16(result);
+    store_value(task.out + t * stride + i, result, task.as);
   }
 }
 
@@ -48,11 +49,11 @@ __global__ void __launch_bounds__(gate_threads) gate_eight_kernel(GateTask task,
   const uint4 gates = *reinterpret_cast<const uint4*>(row + i), ups = *reinterpret_cast<const uint4*>(row + task.ffn + i);
   const auto *gate_pairs = reinterpret_cast<const __nv_bfloat162*>(&gates), *up_pairs = reinterpret_cast<const __nv_bfloat162*>(&ups);
   uint4 results;
-  auto* pairs = reinterpret_cast<__nv_bfloat162*>(&results);
+  auto* pairs = reinterpret_cast<uint32_t*>(&results);
 #pragma unroll
   for (int j = 0; j < 4; j++) {
     const float2 gate = __bfloat1622float2(gate_pairs[j]), up = __bfloat1622float2(up_pairs[j]);
-    pairs[j] = __floats2bfloat162_rn(gated(task.activation, gate.x, up.x), gated(task.activation, gate.y, up.y));
+    pairs[j] = stored_pair(gated(task.activation, gate.x, up.x), gated(task.activation, gate.y, up.y), task.as);
   }
   *reinterpret_cast<uint4*>(task.out + static_cast<int64_t>(blockIdx.y) * stride + i) = results;
 }

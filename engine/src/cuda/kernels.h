@@ -2,7 +2,7 @@
 // device memory. No length, address or position is an argument where it changes from step to step: kernels read it from the step's work
 // list on the device (step.h), so that a captured graph serves every step of its size.
 //
-// Activations that matrices read are bfloat16, [tokens][stride], where the stride is the width rounded up to a multiple of
+// Activations that matrices read are bfloat16, or what takes its place (Activations), [tokens][stride], where the stride is the width rounded up to a multiple of
 // column_multiple and what lies between is zero. The residual stream, matrices' results and logits are float32.
 #pragma once
 
@@ -18,6 +18,12 @@ namespace millrace {
 
 constexpr int column_multiple = 64;
 constexpr int padded_columns(int columns) { return (columns + column_multiple - 1) / column_multiple * column_multiple; }
+
+// What activations that matrices read are stored as. E4M3 becomes float16 in one instruction for two values, where bfloat16 takes four and a half: so
+// matmul_stream.cu reads, beside such matrices, float16 of a sixteenth of each value, in the same 16 bits. That holds values up to a million (larger
+// ones stay there), with more bits than bfloat16 down to 2^-10 and as many down to 2^-13.
+enum class Activations : uint8_t { bfloat16, half };
+constexpr float half_divisor = 16;
 
 // A matrix in device memory: [rows][columns], rows contiguous, columns a multiple of column_multiple (those beyond the model's are zero).
 // Behind the last row at least 64 more may be read.
@@ -40,6 +46,7 @@ struct NormOutput {
   __nv_bfloat16* x = nullptr;         // [tokens][stride]
   int64_t stride = 0;
   float* squares = nullptr;           // [tokens][rows / square_values]
+  Activations as = Activations::bfloat16;
 };
 struct NormInput {
   const float* squares = nullptr;     // [tokens][columns / square_values]; none: x is what it should be
@@ -52,18 +59,19 @@ struct MatmulOutput {
   enum class Kind : uint8_t {
     store,  // float32 y
     add,    // float32 y is added to what lies there
-    gate,   // bfloat16: rows are ffn gate rows, then ffn up rows; activation(gate) * up is stored, [tokens][ffn]
+    gate,   // `as`: rows are ffn gate rows, then ffn up rows; activation(gate) * up is stored, [tokens][ffn]
   };
   Kind kind = Kind::store;
   void* y = nullptr;            // [tokens][stride]
   int64_t stride = 0;
   const float* bias = nullptr;  // [rows], or none
   Activation activation = Activation::silu;
+  Activations as = Activations::bfloat16;
   NormInput norm;               // of x
   NormOutput next;              // of y, of kind `add` with a multiple of 16 rows
 };
 
-// matmul_stream.cu: for few tokens. Reads the matrix once, at the memory's pace. x is [tokens][w.columns], of which up to the next
+// matmul_stream.cu: for few tokens. Reads the matrix once, at the memory's pace. x is [tokens][w.columns], stored as half for matrices of E4M3, of which up to the next
 // multiple of 8 tokens may be read; tokens is 1 to stream_tokens_max. A token's result has the same bits whatever `tokens` is.
 constexpr int stream_tokens_max = 64;
 void matmul_stream(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const MatmulOutput& output);
@@ -95,9 +103,9 @@ struct AttendScratch {
 // attend_pieces: the step's pieces, chunks of single tokens' contexts, merged in their order. attend_tiles: its tiles, several tokens of a row.
 // Keys and values of the step's own tokens are in memory already.
 void attend_pieces(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
-                   const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride);
+                   const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride, Activations as = Activations::bfloat16);
 void attend_tiles(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
-                  __nv_bfloat16* out, int64_t out_stride);
+                  __nv_bfloat16* out, int64_t out_stride, Activations as = Activations::bfloat16);
 // How many tokens of a row one tile takes, at most.
 int attend_tile_tokens(const AttendShape& shape);
 

@@ -187,6 +187,9 @@ __device__ void find_factors(const StreamTask& task) {
   }
 }
 
+// Of a row of E4M3, whose products are of halves; or 1.
+__device__ float scale_of(const StreamTask& task, int row) { return task.scales == nullptr ? 1.0f : half_divisor * task.scales[row]; }
+
 // One result of a row and a token, or of a gate row and its up row; returns what `store` and `add` leave.
 __device__ float finish(const StreamTask& task, int row, int token, float sum, float up) {
   const MatmulOutput& output = task.output;
@@ -196,11 +199,11 @@ __device__ float finish(const StreamTask& task, int row, int token, float sum, f
     sum *= factor;
     up *= factor;
   }
-  sum = fmaf(sum, task.scales == nullptr ? 1.0f : task.scales[row], output.bias == nullptr ? 0.0f : output.bias[row]);
+  sum = fmaf(sum, scale_of(task, row), output.bias == nullptr ? 0.0f : output.bias[row]);
   if (output.kind == MatmulOutput::Kind::gate) {
     const int up_row = task.half_rows + row;
-    up = fmaf(up, task.scales == nullptr ? 1.0f : task.scales[up_row], output.bias == nullptr ? 0.0f : output.bias[up_row]);
-    static_cast<__nv_bfloat16*>(output.y)[at] = __float2bfloat16(gated(output.activation, sum, up));
+    up = fmaf(up, scale_of(task, up_row), output.bias == nullptr ? 0.0f : output.bias[up_row]);
+    store_value(static_cast<__nv_bfloat16*>(output.y) + at, gated(output.activation, sum, up), output.as);
     return 0;
   }
   float* y = static_cast<float*>(output.y) + at;

@@ -1,7 +1,8 @@
-// Norms of the residual stream: out[t] = norm(x[t]) in bfloat16, and x[t] += norm(added[t]). One block a token, four values a thread at a
+// Norms of the residual stream: out[t] = norm(x[t]) as a matrix reads it, and x[t] += norm(added[t]). One block a token, four values a thread at a
 // time; the second pass finds its values in the cache. Bytes: n * 4 read, n * 2 or n * 8 written.
 #include "launch.h"
 #include "reduce.cuh"
+#include "store.cuh"
 #include "vectors.h"
 
 namespace millrace {
@@ -34,7 +35,7 @@ __device__ float apply(const DeviceNorm& norm, Scale scale, float value, int i) 
   return (value - scale.mean) * scale.factor * norm.weight[i] + (norm.is_layer ? norm.bias[i] : 0.0f);
 }
 
-__global__ void __launch_bounds__(norm_threads) normalize_kernel(StepView step, Rows rows, DeviceNorm norm, const float* x, int n, int stride, __nv_bfloat16* out) {
+__global__ void __launch_bounds__(norm_threads) normalize_kernel(StepView step, Rows rows, DeviceNorm norm, const float* x, int n, int stride, __nv_bfloat16* out, Activations as) {
   __shared__ float partial[32];
   let_next_begin();
   wait_for_previous();
@@ -49,8 +50,7 @@ __global__ void __launch_bounds__(norm_threads) normalize_kernel(StepView step, 
   const Scale scale = scale_of(norm, x, n, partial);
   for (int i = 2 * static_cast<int>(threadIdx.x); i < n; i += 2 * static_cast<int>(blockDim.x)) {
     const float2 pair = *reinterpret_cast<const float2*>(x + i);
-    *reinterpret_cast<__nv_bfloat162*>(out + static_cast<int64_t>(row) * stride + i) =
-        __floats2bfloat162_rn(apply(norm, scale, pair.x, i), apply(norm, scale, pair.y, i + 1));
+    store_pair(out + static_cast<int64_t>(row) * stride + i, apply(norm, scale, pair.x, i), apply(norm, scale, pair.y, i + 1), as);
   }
 }
 
@@ -68,9 +68,9 @@ __global__ void __launch_bounds__(norm_threads) add_normed_kernel(StepView step,
 
 }  // namespace
 
-void normalize(cudaStream_t stream, const StepView& step, Rows rows, const DeviceNorm& norm, const float* x, int n, __nv_bfloat16* out) {
+void normalize(cudaStream_t stream, const StepView& step, Rows rows, const DeviceNorm& norm, const float* x, int n, __nv_bfloat16* out, Activations as) {
   const int count = rows == Rows::samples ? step.samples_max : step.tokens_max;
-  if (count > 0) launch(stream, count, norm_threads, 0, normalize_kernel, step, rows, norm, x, n, padded_columns(n), out);
+  if (count > 0) launch(stream, count, norm_threads, 0, normalize_kernel, step, rows, norm, x, n, padded_columns(n), out, as);
 }
 
 void add_normed(cudaStream_t stream, const StepView& step, const DeviceNorm& norm, const float* added, int n, float* x) {

@@ -1,7 +1,7 @@
 // What is left for a norm that has no kernel of its own; see NormOutput.
 #pragma once
 
-#include "kernels.h"
+#include "store.cuh"
 
 namespace millrace {
 
@@ -11,7 +11,7 @@ __device__ inline void leave_for_norm(const NormOutput& next, int rows, int row,
 #pragma unroll
   for (int distance = square_values / 2; distance > 0; distance /= 2) square += __shfl_xor_sync(0xffffffffu, square, distance);
   if (!exists) return;
-  next.x[token * next.stride + row] = __float2bfloat16(value * next.weight[row]);
+  store_value(next.x + token * next.stride + row, value * next.weight[row], next.as);
   if (row % square_values == 0) next.squares[token * (rows / square_values) + row / square_values] = square;
 }
 

@@ -1,4 +1,5 @@
-// Products of a stage: 16 rows of weights, times 8 tokens at a time, by mma.m16n8k16 in bfloat16 with float32 sums.
+// Products of a stage: 16 rows of weights, times 8 tokens at a time, by mma.m16n8k16 with float32 sums: of bfloat16, or of float16 where the
+// weights are E4M3, each of whose values float16 holds.
 //
 // Which columns an mma multiplies is free as long as weights and tokens agree, so that each thread takes columns that lie together: fragments
 // are loads of 16 bytes, and both operands come from rows as they are in memory. A warp takes one unit of each row of the stage, 8 chunks of
@@ -6,9 +7,6 @@
 // (of 128 bytes) at place c ^ (l % 8); with this choice the 8 threads of a quarter of a warp always meet 8 different places, so that no two
 // wait for the same banks. This holds for both operands in both types.
 #pragma once
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include <cstdint>
 
@@ -25,20 +23,23 @@ __device__ inline uint4 load_shared(uint32_t address) {
   return value;
 }
 
+template <DeviceMatrix::Type weights>
 __device__ inline void multiply_add(float (&sum)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  if constexpr (weights == DeviceMatrix::Type::bf16)
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Two values of E4M3 as bfloat16, which holds every one of them. There is an instruction to float16 alone; on to bfloat16 it goes through
-// float32. That is 2.25 instructions a value; at 35 values a nanosecond, the memory's pace, 1.4 of the 4 that a multiprocessor issues in a cycle.
-__device__ inline uint32_t bfloats_of(uint32_t pair) {
+// Two values of E4M3 as float16.
+__device__ inline uint32_t halves_of(uint32_t pair) {
   uint32_t halves;
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<uint16_t>(pair)));
-  const float2 floats = __half22float2(*reinterpret_cast<const __half2*>(&halves));
-  const __nv_bfloat162 result = __floats2bfloat162_rn(floats.x, floats.y);
-  return *reinterpret_cast<const uint32_t*>(&result);
+  return halves;
 }
 
 // For device code, which may not call what the host can.
@@ -85,8 +86,8 @@ __device__ inline void add_products_bf16(uint32_t weights, const StreamRows& row
       const uint4 b = load_shared(tile + (lane.tokens ^ 32 * i));
 #pragma unroll
       for (int m = 0; m < count; m++) {
-        multiply_add(sums[m][n], a[m][0].x, a[m][1].x, a[m][0].y, a[m][1].y, b.x, b.y);
-        multiply_add(sums[m][n], a[m][0].z, a[m][1].z, a[m][0].w, a[m][1].w, b.z, b.w);
+        multiply_add<DeviceMatrix::Type::bf16>(sums[m][n], a[m][0].x, a[m][1].x, a[m][0].y, a[m][1].y, b.x, b.y);
+        multiply_add<DeviceMatrix::Type::bf16>(sums[m][n], a[m][0].z, a[m][1].z, a[m][0].w, a[m][1].w, b.z, b.w);
       }
     }
   }
@@ -97,8 +98,8 @@ struct StreamFragment {
 };
 
 __device__ inline StreamFragment fragment_of(uint32_t first0, uint32_t second0, uint32_t first1, uint32_t second1) {
-  return {{{bfloats_of(first0), bfloats_of(second0), bfloats_of(first0 >> 16), bfloats_of(second0 >> 16)},
-           {bfloats_of(first1), bfloats_of(second1), bfloats_of(first1 >> 16), bfloats_of(second1 >> 16)}}};
+  return {{{halves_of(first0), halves_of(second0), halves_of(first0 >> 16), halves_of(second0 >> 16)},
+           {halves_of(first1), halves_of(second1), halves_of(first1 >> 16), halves_of(second1 >> 16)}}};
 }
 
 template <int count, int T>
@@ -127,8 +128,8 @@ __device__ inline void add_products_fp8(uint32_t weights, const StreamRows& rows
 #pragma unroll
         for (int m = 0; m < count; m++) {
           const auto& a = fragment[m].a;
-          multiply_add(sums[m][n], a[0][0], a[0][1], a[0][2], a[0][3], b.x, b.y);
-          multiply_add(sums[m][n], a[1][0], a[1][1], a[1][2], a[1][3], b.z, b.w);
+          multiply_add<DeviceMatrix::Type::fp8>(sums[m][n], a[0][0], a[0][1], a[0][2], a[0][3], b.x, b.y);
+          multiply_add<DeviceMatrix::Type::fp8>(sums[m][n], a[1][0], a[1][1], a[1][2], a[1][3], b.z, b.w);
         }
       }
     }

@@ -45,9 +45,10 @@ struct DeviceNorm {
   int n = 0;
 };
 
-// norm.cu: out[t] = norm(x[t]) for each token, or for each sample that of its token; bfloat16 [tokens or samples][padded_columns(n)].
+// norm.cu: out[t] = norm(x[t]) for each token, or for each sample that of its token; [tokens or samples][padded_columns(n)].
 enum class Rows : uint8_t { tokens, samples };
-void normalize(cudaStream_t stream, const StepView& step, Rows rows, const DeviceNorm& norm, const float* x, int n, __nv_bfloat16* out);
+void normalize(cudaStream_t stream, const StepView& step, Rows rows, const DeviceNorm& norm, const float* x, int n, __nv_bfloat16* out,
+               Activations as = Activations::bfloat16);
 // x[t] += norm(added[t]).
 void add_normed(cudaStream_t stream, const StepView& step, const DeviceNorm& norm, const float* added, int n, float* x);
 
@@ -72,6 +73,7 @@ struct GateTask {
   bool is_gated = true;
   int ffn = 0;
   __nv_bfloat16* out = nullptr;  // [tokens][padded_columns(ffn)]
+  Activations as = Activations::bfloat16;
 };
 void gate(cudaStream_t stream, int tokens, const GateTask& task);
 // y[t] += bias, and then, if soft_cap is not 0, soft_cap * tanh(y / soft_cap); bias may be none.

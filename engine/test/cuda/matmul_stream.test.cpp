@@ -2,6 +2,7 @@
 // of weights. And what else they promise: the same bits in any company, nothing written beside the result, and order among kernels that
 // begin before the one in front of them ends.
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <algorithm>
 #include <cmath>
@@ -78,11 +79,11 @@ class Matrix {
   int columns() const { return columns_; }
 
   // The product, and the sum of its terms' sizes.
-  std::pair<double, double> dot(int row, const uint16_t* x) const {
+  std::pair<double, double> dot(int row, const float* x) const {
     const size_t first = static_cast<size_t>(row) * static_cast<size_t>(columns_);
     double sum = 0, size = 0;
     for (size_t c = 0; c < static_cast<size_t>(columns_); c++) {
-      const double product = double{type_ == Stored::bf16 ? float_of(words_[first + c]) : e4m3_values()[bytes_[first + c]]} * float_of(x[c]);
+      const double product = double{type_ == Stored::bf16 ? float_of(words_[first + c]) : e4m3_values()[bytes_[first + c]]} * x[c];
       sum += product;
       size += std::fabs(product);
     }
@@ -125,22 +126,28 @@ class Matrix {
   DeviceArray<float> device_scales_, device_bias_;
 };
 
+// What a matrix reads, and then what it leaves where that is narrow.
+Activations activations_of(Stored type) { return type == Stored::bf16 ? Activations::bfloat16 : Activations::half; }
+uint16_t narrowed(float value, Activations as) { return as == Activations::bfloat16 ? bfloat_of(value) : __half_as_ushort(__float2half(value / half_divisor)); }
+float widened(uint16_t bits, Activations as) { return as == Activations::bfloat16 ? float_of(bits) : half_divisor * __half2float(__ushort_as_half(bits)); }
+
 // 64 random tokens, of which the device has as many as are asked for; NaNs follow.
 class Tokens {
  public:
-  Tokens(Random& random, int columns) : columns_(columns), values_(static_cast<size_t>(stream_tokens_max) * static_cast<size_t>(columns)) {
-    for (uint16_t& value : values_) value = bfloat_of(random.normal());
+  Tokens(Random& random, int columns, Activations as) : columns_(columns), bits_(static_cast<size_t>(stream_tokens_max) * static_cast<size_t>(columns)) {
+    for (uint16_t& bits : bits_) values_.push_back(widened(bits = narrowed(random.normal(), as), as));
   }
-  const uint16_t* of(int token) const { return values_.data() + static_cast<size_t>(token) * static_cast<size_t>(columns_); }
+  const float* of(int token) const { return values_.data() + static_cast<size_t>(token) * static_cast<size_t>(columns_); }
   DeviceArray<uint16_t> upload_first(int tokens) const {
-    std::vector<uint16_t> some = values_;
+    std::vector<uint16_t> some = bits_;
     std::fill(some.begin() + static_cast<std::ptrdiff_t>(tokens) * columns_, some.end(), uint16_t{0xffff});
     return upload(some);
   }
 
  private:
   int columns_;
-  std::vector<uint16_t> values_;
+  std::vector<uint16_t> bits_;
+  std::vector<float> values_;
 };
 
 struct Form {
@@ -149,14 +156,14 @@ struct Form {
   Activation activation = Activation::silu;
 };
 
-// Results for 64 tokens as the device has them, [64][stride]: float32, or bfloat16 in their upper halves. All that `before` holds where nothing
+// Results for 64 tokens as the device has them, [64][stride]: float32, or what is narrow in their upper halves. All that `before` holds where nothing
 // is written stays.
 constexpr int stride_of(int width) { return width + 5; }
 std::vector<uint32_t> multiply(const Matrix& matrix, const Tokens& tokens, int count, const Form& form, const std::vector<uint32_t>& before,
                                const StreamTuning& tuning = {}) {
   const int width = form.kind == Kind::gate ? matrix.rows() / 2 : matrix.rows();
   const auto x = tokens.upload_first(count);
-  MatmulOutput output{.kind = form.kind, .stride = stride_of(width), .activation = form.activation};
+  MatmulOutput output{.kind = form.kind, .stride = stride_of(width), .activation = form.activation, .as = activations_of(matrix.device().type)};
   if (form.has_bias) output.bias = matrix.device_bias();
   const auto run = [&](void* y) {
     output.y = y;
@@ -205,7 +212,8 @@ std::vector<int> sampled_rows(Random& random, int width, int samples) {
 
 void check_products(Random& random, const Matrix& matrix, int count, const Form& form, int samples) {
   const int width = form.kind == Kind::gate ? matrix.rows() / 2 : matrix.rows();
-  const Tokens tokens(random, matrix.columns());
+  const Activations as = activations_of(matrix.device().type);
+  const Tokens tokens(random, matrix.columns(), as);
   const auto old = before(random, form.kind, width), y = multiply(matrix, tokens, count, form, old);
   const auto bias = [&](int row) { return form.has_bias ? double{matrix.bias(row)} : 0.0; };
   double errors = 0, norm = 0;
@@ -224,7 +232,8 @@ void check_products(Random& random, const Matrix& matrix, int count, const Form&
         const double sums_allowed = (size + 1) * (std::fabs(factor) + 2) + (up_size + 1) * (std::fabs(gate) + 1);
         allowed = rounded_error_max * std::fabs(expected) + 2 * error_max * sums_allowed;
       }
-      const double error = std::fabs(as_float(y[at]) - expected);
+      const double result = form.kind == Kind::gate ? widened(static_cast<uint16_t>(y[at] >> 16), as) : as_float(y[at]);
+      const double error = std::fabs(result - expected);
       wrong += !(error <= allowed);
       errors += error * error;
       norm += expected * expected;
@@ -306,7 +315,7 @@ TEST("a token's bits are the same in any company, and however the matrix is divi
   for (const Stored type : types)
     for (const auto& shape : shapes) {
       const Matrix matrix(random, type, shape.rows, shape.columns);
-      const Tokens tokens(random, shape.columns);
+      const Tokens tokens(random, shape.columns, activations_of(type));
       const int width = shape.kind == Kind::gate ? shape.rows / 2 : shape.rows;
       const Form form{shape.kind, true};
       const auto old = before(random, shape.kind, width), all = multiply(matrix, tokens, stream_tokens_max, form, old);
@@ -333,7 +342,8 @@ TEST("kernels that begin early wait for what they read, and repeat their bits") 
       downs.emplace_back(random, type, 2 * ffn, ffn);
     }
     for (const int count : {1, 16, 40, 64}) {
-      const Tokens tokens(random, hidden);
+      const Activations as = activations_of(type);
+      const Tokens tokens(random, hidden, as);
       const auto x = tokens.upload_first(count);
       const DeviceArray<__nv_bfloat16> wide(static_cast<size_t>(stream_tokens_max) * ffn), next(wide.count());
       const DeviceArray<float> sums(static_cast<size_t>(stream_tokens_max) * 2 * ffn);
@@ -341,9 +351,9 @@ TEST("kernels that begin early wait for what they read, and repeat their bits") 
         check(cudaMemset(sums.get(), 0, sums.bytes()), "clearing");
         for (int i = 0; i < layers; i++) {
           const auto* input = reinterpret_cast<const __nv_bfloat16*>(x.get());
-          matmul_stream(stream, gates[static_cast<size_t>(i)].device(), input, count, {.kind = Kind::gate, .y = wide.get(), .stride = ffn});
+          matmul_stream(stream, gates[static_cast<size_t>(i)].device(), input, count, {.kind = Kind::gate, .y = wide.get(), .stride = ffn, .as = as});
           if (waits) check(cudaDeviceSynchronize(), "waiting");
-          matmul_stream(stream, downs[static_cast<size_t>(i)].device(), wide.get(), count, {.kind = Kind::gate, .y = next.get(), .stride = ffn});
+          matmul_stream(stream, downs[static_cast<size_t>(i)].device(), wide.get(), count, {.kind = Kind::gate, .y = next.get(), .stride = ffn, .as = as});
           if (waits) check(cudaDeviceSynchronize(), "waiting");
           matmul_stream(stream, downs[static_cast<size_t>(i)].device(), next.get(), count, {.kind = Kind::add, .y = sums.get(), .stride = 2 * ffn});
           if (waits) check(cudaDeviceSynchronize(), "waiting");
