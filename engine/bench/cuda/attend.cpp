@@ -48,6 +48,7 @@ void fill(void* memory, size_t bytes) {
 // Rows of a step: each has `count` tokens at the end of `context` positions.
 struct Work {
   int rows, context, count;
+  int divided = 0;  // tiles' chunks, in tokens
 };
 
 class Bench {
@@ -75,7 +76,8 @@ class Bench {
     double seen = 0;
     for (int i = 0; i < work.count; i++) seen += work.context - i;
     const double flops = 4.0 * width * seen * work.rows;
-    std::printf("prefill %4d rows of %5d of %5d, pages of %4d %9.2f us %8.1f TFLOP/s\n", work.rows, work.count, work.context, page_tokens, seconds * 1e6, flops / seconds * 1e-12);
+    std::printf("prefill %4d rows of %5d of %5d, chunks of %4d, pages of %4d %9.2f us %8.1f TFLOP/s\n", work.rows, work.count, work.context, work.divided > 0 ? work.divided : work.context,
+                page_tokens, seconds * 1e6, flops / seconds * 1e-12);
   }
 
  private:
@@ -97,10 +99,14 @@ class Bench {
     std::vector<AttendPiece> pieces;
     std::vector<AttendTile> tiles;
     const int tile_tokens = attend_tile_tokens(shape);
+    int partials_count = 0;
     for (int row = 0; row < work.rows; row++) {
       const auto first = static_cast<int>(tokens.size());
-      for (int i = 0; i < work.count; i++) tokens.push_back({1, work.context - work.count + i, row % slots_, 0});
-      for (int i = 0; work.count > 1 && i < work.count; i += tile_tokens) tiles.push_back({first + i, std::min(tile_tokens, work.count - i)});
+      for (int i = 0; i < work.count; i++) tokens.push_back({1, work.context - work.count + i, row % slots_, -1});
+      const int chunks = work.divided == 0 ? 1 : (work.context - 1) / work.divided + 1;
+      for (int i = 0; work.count > 1 && i < work.count; i += tile_tokens)
+        for (int chunk = 0; chunk < chunks; chunk++) tiles.push_back({first + i, std::min(tile_tokens, work.count - i), chunk});
+      for (int i = 0; work.divided > 0 && i < work.count; i++, partials_count += chunks) tokens[static_cast<size_t>(first + i)].partial = partials_count;
       const int count = (work.context - 1) / chunk_tokens_ + 1, begun = static_cast<int>(pieces.size());
       for (int chunk = 0; work.count == 1 && chunk < count; chunk++) pieces.push_back({first, chunk, begun, count});
     }
@@ -110,14 +116,14 @@ class Bench {
     const auto device_tiles = upload(tiles);
     const auto counts = upload(std::vector<StepCounts>{{token_count, piece_count, tile_count, 0}});
     const StepView step{.counts = counts.get(), .tokens = device_tokens.get(), .pieces = device_pieces.get(), .tiles = device_tiles.get(), .tokens_max = token_count,
-                        .pieces_max = piece_count, .tiles_max = tile_count, .chunk_tokens = chunk_tokens_};
-    const DeviceArray<float> partials(pieces.size() * shape.heads * (2 + shape.head_dim));
+                        .pieces_max = piece_count, .tiles_max = tile_count, .chunk_tokens = chunk_tokens_, .tile_chunk_tokens = work.divided};
+    const DeviceArray<float> partials((pieces.size() + static_cast<size_t>(partials_count)) * shape.heads * (2 + shape.head_dim));
     const DeviceArray<int> arrived(tokens.size() * shape.kv_heads);
     return median_seconds([&] {
       for (int layer = 0; layer < layers; layer++) {
         const KvView kv = view(layer, page_tokens, work.context);
         if (piece_count > 0) attend_pieces(stream_, step, shape, kv, q_.get(), width, {partials.get(), arrived.get()}, out_.get(), width);
-        if (tile_count > 0) attend_tiles(stream_, step, shape, kv, q_.get(), width, out_.get(), width);
+        if (tile_count > 0) attend_tiles(stream_, step, shape, kv, q_.get(), width, {partials.get(), arrived.get()}, out_.get(), width);
       }
     }) / layers;
   }
@@ -156,6 +162,7 @@ int main(int argc, char** argv) {
       bench.prefill({1, 4096, 4096}, page_tokens);
       bench.prefill({64, 128, 128}, page_tokens);
       bench.prefill({1, 8192, 512}, page_tokens);
+      for (const int divided : {0, 256, 512, 1024}) bench.prefill({1, 4096, 128, divided}, page_tokens);
     }
   } catch (const std::exception& error) {
     std::printf("%s\n", error.what());

@@ -11,7 +11,7 @@
 // Grid: as many blocks as fit, each taking every gridDim.x-th item (piece, KV head, block of queries).
 #include <algorithm>
 
-#include "attend.cuh"
+#include "attend_merge.cuh"
 #include "store.cuh"
 
 namespace millrace {
@@ -42,11 +42,6 @@ __device__ PieceItem item_at(const AttendTask& task, int index, int block_querie
   const int first_chunk = first / chunk_tokens;
   return {number,     piece.token, head_block % task.shape.kv_heads, (index % task.blocks) * block_queries,
           token.slot, max(begin, first), min(begin + chunk_tokens, token.position + 1), piece.first + first_chunk, piece.count - first_chunk};
-}
-
-// The largest score, the weights' sum relative to it, and that of the weighted values.
-__device__ float* partial_of(const AttendTask& task, int piece, int head) {
-  return task.scratch.partials + (static_cast<int64_t>(piece) * task.shape.heads + head) * (2 + task.shape.head_dim);
 }
 
 // Where a warp is in its runs, over all items that its block takes.
@@ -230,53 +225,6 @@ struct Told {
   }
 };
 
-// Adds up a token's pieces for one head, by one warp: each lane has every 32nd pair of dimensions.
-template <int dims>
-__device__ void merge_head(const AttendTask& task, const PieceItem& item, int head, int lane) {
-  constexpr int pairs = (dims + 63) / 64, batch = dims <= 128 ? 16 : dims <= 256 ? 8 : 4;
-  const int width = task.shape.head_dim;
-  const int64_t stride = static_cast<int64_t>(task.shape.heads) * (2 + width);
-  const float* first = partial_of(task, item.first_live, head);
-  // Other multiprocessors wrote them: L1 may hold what was there before.
-  float most = -INFINITY, total = 0;
-  for (int piece = lane; piece < item.live; piece += 32) most = fmaxf(most, __ldcg(first + piece * stride));
-  for (int distance = 16; distance > 0; distance /= 2) most = fmaxf(most, __shfl_xor_sync(full_warp, most, distance));
-  float2 sum[pairs] = {};
-  for (int base = 0; base < item.live; base += 32) {
-    float weight = 0;
-    if (base + lane < item.live) {
-      const float2 told = __ldcg(reinterpret_cast<const float2*>(first + (base + lane) * stride));
-      weight = power_of_two(told.x - most);
-      total += weight * told.y;
-    }
-    const int count = min(32, item.live - base);
-    for (int begin = 0; begin < count; begin += batch) {
-      float2 part[batch][pairs];
-#pragma unroll
-      for (int i = 0; i < batch; i++)
-#pragma unroll
-        for (int j = 0; j < pairs; j++) {
-          const int dim = 2 * lane + 64 * j;
-          part[i][j] = begin + i < count && dim < width ? __ldcg(reinterpret_cast<const float2*>(first + (base + begin + i) * stride + 2 + dim)) : make_float2(0, 0);
-        }
-#pragma unroll
-      for (int i = 0; i < batch; i++) {
-        const float factor = __shfl_sync(full_warp, weight, (begin + i) & 31);
-#pragma unroll
-        for (int j = 0; j < pairs; j++) sum[j].x += factor * part[i][j].x, sum[j].y += factor * part[i][j].y;
-      }
-    }
-  }
-  for (int distance = 16; distance > 0; distance /= 2) total += __shfl_xor_sync(full_warp, total, distance);
-  const float factor = answer_factor(most, total, task.shape.sinks, head);
-  __nv_bfloat16* answer = task.out + item.token * task.out_stride + static_cast<int64_t>(head) * width;
-#pragma unroll
-  for (int j = 0; j < pairs; j++) {
-    const int dim = 2 * lane + 64 * j;
-    if (dim < width) store_pair(answer + dim, sum[j].x * factor, sum[j].y * factor, task.as);
-  }
-}
-
 template <int dims, int tiles>
 __global__ void __launch_bounds__(PieceForm<dims, tiles>::threads, PieceForm<dims, tiles>::blocks_min) pieces_kernel(const __grid_constant__ AttendTask task) {
   using Form = PieceForm<dims, tiles>;
@@ -322,7 +270,7 @@ __global__ void __launch_bounds__(PieceForm<dims, tiles>::threads, PieceForm<dim
     }
     __syncthreads();
     if (!told.is_last) continue;
-    for (int query = warp; query < task.group; query += Form::warps) merge_head<dims>(task, item, item.kv_head * task.group + query, lane);
+    for (int query = warp; query < task.group; query += Form::warps) merge_head<dims>(task, item.token, item.first_live, item.live, item.kv_head * task.group + query, lane);
   }
   wait_for_copies<0>();
 }

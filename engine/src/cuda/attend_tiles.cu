@@ -5,11 +5,12 @@
 // comes from shared memory is multiplied twice. The next 64 positions are on their way while these are computed. What a block may not see
 // at all is neither read nor computed, and only warps at the diagonal or at a window's edge mask scores. From head_dim 257 on, two warps share
 // rows: both compute all weights, each multiplies one half of the values' dimensions.
-// Grid: one block an item (tile, KV head, block of queries), later tiles first, since these read most.
+// Grid: one block an item (tile, KV head, block of queries), later tiles first, since these read most. Where that makes too few blocks, tiles are
+// divided into chunks of their context, whose partial results a second kernel merges: a warp for each token and head.
 // Flops: 4 * head_dim for each query and position seen. Bytes: q and out once, keys and values once for each block of queries, mostly from L2.
 #include <algorithm>
 
-#include "attend.cuh"
+#include "attend_merge.cuh"
 #include "store.cuh"
 
 namespace millrace {
@@ -34,7 +35,8 @@ static_assert(TileForm<64>::rows == rows_of(64) && TileForm<96>::rows == rows_of
 struct TileItem {
   int token, kv_head, first_row, rows;
   int position;      // of the tile's first token
-  int from, upto;    // positions that some row sees
+  int from, upto;    // positions that some row sees, of the tile's chunk
+  int chunk;
   const uint8_t* keys;
 };
 template <int block_rows>
@@ -46,8 +48,9 @@ __device__ TileItem tile_item(const AttendTask& task) {
   const StepToken token = task.step.tokens[tile.token];
   const int kv_head = head_block % task.shape.kv_heads, first_row = (task.blocks - 1 - head_block / task.shape.kv_heads) * block_rows;
   const int rows = min(first_row + block_rows, tile.count * task.group);
-  const int from = first_seen(token.position + first_row / task.group, task.shape.window);
-  return {tile.token, kv_head, first_row, rows, token.position, from, token.position + (rows - 1) / task.group + 1, keys_of(task.kv, token.slot, kv_head)};
+  int from = first_seen(token.position + first_row / task.group, task.shape.window), upto = token.position + (rows - 1) / task.group + 1;
+  if (const int chunk_tokens = task.step.tile_chunk_tokens; chunk_tokens > 0) from = max(from, tile.chunk * chunk_tokens), upto = min(upto, (tile.chunk + 1) * chunk_tokens);
+  return {tile.token, kv_head, first_row, rows, token.position, from, upto, tile.chunk, keys_of(task.kv, token.slot, kv_head)};
 }
 
 template <int dims>
@@ -174,6 +177,15 @@ struct RowSums {
     }
   }
 
+  __device__ __forceinline__ static void leave(const AttendTask& task, float* partial, float largest, float sum, const float (&o)[columns / 8][4], int h, int first_column, int lane) {
+    if (first_column == 0 && lane % 4 == 0) *reinterpret_cast<float2*>(partial) = {largest, sum};
+#pragma unroll
+    for (int n = 0; n < columns / 8; n++) {
+      const int dim = first_column + n * 8 + lane % 4 * 2;
+      if (dim < task.shape.head_dim) *reinterpret_cast<float2*>(partial + 2 + dim) = {o[n][2 * h], o[n][2 * h + 1]};
+    }
+  }
+
   __device__ __forceinline__ void store(const AttendTask& task, const TileItem& item, int row, int first_column, int lane) {
 #pragma unroll
     for (int b = 0; b < blocks; b++)
@@ -184,6 +196,10 @@ struct RowSums {
         const int packed = item.first_row + row + b * 16 + h * 8 + lane / 4;
         if (packed >= item.rows) continue;
         const int token = item.token + packed / task.group, head = item.kv_head * task.group + packed % task.group;
+        if (task.step.tile_chunk_tokens > 0) {
+          leave(task, partial_of(task, task.step.tokens[token].partial + item.chunk, head), largest[b][h] * log2_e, sum, o[b], h, first_column, lane);
+          continue;
+        }
         const float factor = answer_factor(largest[b][h] * log2_e, sum, task.shape.sinks, head);
         __nv_bfloat16* answer = task.out + token * task.out_stride + static_cast<int64_t>(head) * task.shape.head_dim;
 #pragma unroll
@@ -202,7 +218,7 @@ __global__ void __launch_bounds__(TileForm<dims>::threads, TileForm<dims>::block
   let_next_begin();
   wait_for_previous();
   const TileItem item = tile_item<Form::rows>(task);
-  if (item.first_row >= item.rows) return;
+  if (item.first_row >= item.rows || item.from >= item.upto) return;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int half = Form::halves == 1 ? 0 : warp / Form::row_warps, row = (warp - half * Form::row_warps) * Form::warp_rows, first_column = half * (dims / Form::halves);
   const uint32_t queries = shared_place(tiles_memory);
@@ -230,6 +246,19 @@ __global__ void __launch_bounds__(TileForm<dims>::threads, TileForm<dims>::block
   mine.store(task, tile_item<Form::rows>(task), row, first_column, lane);  // looked up again, not to be kept in registers
 }
 
+constexpr int merge_warps = 8;
+
+template <int dims>
+__global__ void merge_kernel(const __grid_constant__ AttendTask task) {
+  let_next_begin();
+  wait_for_previous();
+  const auto token = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y * merge_warps + threadIdx.x / 32);
+  const StepToken at = task.step.tokens[token];
+  if (token >= task.step.counts->tokens || at.partial < 0 || head >= task.shape.heads) return;
+  const int chunk_tokens = task.step.tile_chunk_tokens, first = first_seen(at.position, task.shape.window) / chunk_tokens;
+  merge_head<dims>(task, token, at.partial + first, at.position / chunk_tokens + 1 - first, head, static_cast<int>(threadIdx.x % 32));
+}
+
 template <int dims>
 void launch_tiles(cudaStream_t stream, const AttendTask& task) {
   using Form = TileForm<dims>;
@@ -241,9 +270,18 @@ void launch_tiles(cudaStream_t stream, const AttendTask& task) {
   static_cast<void>(is_allowed);
   const int items = task.step.tiles_max * task.shape.kv_heads * task.blocks;
   launch(stream, static_cast<unsigned>(items), Form::threads, Form::shared_bytes, tiles_kernel<dims>, task);
+  if (task.step.tile_chunk_tokens == 0) return;
+  const dim3 grid(static_cast<unsigned>(task.step.tokens_max), static_cast<unsigned>((task.shape.heads + merge_warps - 1) / merge_warps));
+  launch(stream, grid, 32 * merge_warps, 0, merge_kernel<dims>, task);
 }
 
 }  // namespace
+
+// Blocks that the queries of a tile and KV head are divided into.
+static int blocks_of_head(const AttendShape& shape) {
+  const int rows = rows_of(shape.head_dim);
+  return (attend_tile_tokens(shape) * (shape.heads / shape.kv_heads) + rows - 1) / rows;
+}
 
 // As many as fill a block's rows; of groups so large that few would fit, so many that the last block's empty rows do not matter.
 int attend_tile_tokens(const AttendShape& shape) {
@@ -252,12 +290,12 @@ int attend_tile_tokens(const AttendShape& shape) {
   return group * 4 <= rows ? rows / group : tokens_min;
 }
 
+int attend_tile_blocks(const AttendShape& shape) { return shape.kv_heads * blocks_of_head(shape); }
+
 void attend_tiles(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
-                  __nv_bfloat16* out, int64_t out_stride, Activations as) {
+                  const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride, Activations as) {
   if (step.tiles_max == 0) return;
-  AttendTask task{step, shape, runs_of(kv, shape.head_dim), q, q_stride, out, out_stride, as, {}, shape.heads / shape.kv_heads, 1};
-  const int rows = rows_of(shape.head_dim);
-  task.blocks = (attend_tile_tokens(shape) * task.group + rows - 1) / rows;
+  const AttendTask task{step, shape, runs_of(kv, shape.head_dim), q, q_stride, out, out_stride, as, scratch, shape.heads / shape.kv_heads, blocks_of_head(shape)};
   if (shape.head_dim <= 64) return launch_tiles<64>(stream, task);
   if (shape.head_dim <= 96) return launch_tiles<96>(stream, task);
   if (shape.head_dim <= 128) return launch_tiles<128>(stream, task);

@@ -21,6 +21,7 @@ constexpr int chunk_tokens_min = 512, chunk_tokens_max = 1024;
 // round of reading takes long. Up to 16, since room is rounded up to numbers that are all above or all below.
 constexpr int few_tokens = 16, few_chunk_tokens = 128;
 constexpr int step_multiple = 64;
+constexpr int tile_blocks_a_multiprocessor = 2;
 
 int rounded_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -126,7 +127,11 @@ void CudaBackend::reserve() {
   if (!limits_.is_deterministic) {
     shape.few_tokens = few_tokens;
     shape.few_chunk_tokens = few_chunk_tokens;
-    shape.tile_tokens = attend_tile_tokens({config_.heads, config_.kv_heads, config_.head_dim});
+    const AttendShape attend{config_.heads, config_.kv_heads, config_.head_dim};
+    shape.tile_tokens = attend_tile_tokens(attend);
+    shape.tile_blocks = attend_tile_blocks(attend);
+    check(cudaDeviceGetAttribute(&shape.blocks, cudaDevAttrMultiProcessorCount, device_), "counting multiprocessors");
+    shape.blocks *= tile_blocks_a_multiprocessor;
   }
   const int64_t partial_bytes = int64_t{config_.heads} * (2 + config_.head_dim) * 4;
   const int64_t single_tokens = limits_.is_deterministic ? tokens : limits_.samples_max;
@@ -135,9 +140,9 @@ void CudaBackend::reserve() {
   while (shape.chunk_tokens < chunk_tokens_max && pieces_of(shape.chunk_tokens) * partial_bytes > partial_bytes_max) shape.chunk_tokens *= 2;
   const int64_t few_pieces = std::min<int64_t>(single_tokens, shape.few_tokens) * chunks_of(few_chunk_tokens);
   const auto pieces = static_cast<int>(std::max(pieces_of(shape.chunk_tokens), few_pieces));
-  partials_ = DeviceArray<float>(static_cast<size_t>(pieces * partial_bytes / 4));
+  partials_ = DeviceArray<float>(static_cast<size_t>((pieces + shape.tile_partials_max()) * partial_bytes / 4));
   arrived_ = DeviceArray<int>(t * static_cast<size_t>(config_.kv_heads));
-  step_ = std::make_unique<StepBuffer>(StepRoom{tokens, pieces, tokens, std::max(tokens, static_cast<int>(s))}, shape, flights_max);
+  step_ = std::make_unique<StepBuffer>(StepRoom{tokens, pieces, tokens + shape.divided_tiles_max(), std::max(tokens, static_cast<int>(s))}, shape, flights_max);
 }
 
 void CudaBackend::reserve_experts(const CudaExperts& op) {

@@ -76,7 +76,7 @@ void CudaBackend::run_operator(const StepView& step, const CudaAttend& op) {
   const AttendScratch scratch{partials_.get(), arrived_.get()};
   const KvView kv = kv_of(op.layer);
   if (step.pieces_max > 0) attend_pieces(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride, activations(step));
-  if (step.tiles_max > 0) attend_tiles(stream_, step, op.shape, kv, q_.get(), width, attended_.get(), stride, activations(step));
+  if (step.tiles_max > 0) attend_tiles(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride, activations(step));
 }
 
 void CudaBackend::run_operator(const StepView& step, const CudaProject& op) { add_to_stream(step, op.linear, op.post_norm, op.next, attended_.get()); }

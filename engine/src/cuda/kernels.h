@@ -95,19 +95,21 @@ struct AttendShape {
 
 // Room that attention over chunks needs.
 struct AttendScratch {
-  float* partials = nullptr;  // [pieces_max][heads][2 + head_dim]
+  float* partials = nullptr;  // [pieces_max, then those of divided tiles][heads][2 + head_dim]
   int* arrived = nullptr;     // [tokens][kv_heads], zero before and after
 };
 
 // attend_pieces.cu and attend_tiles.cu. q is [tokens][q_stride] (heads x head_dim of each), already turned and scaled; out is [tokens][out_stride].
-// attend_pieces: the step's pieces, chunks of single tokens' contexts, merged in their order. attend_tiles: its tiles, several tokens of a row.
+// attend_pieces: the step's pieces, chunks of single tokens' contexts, merged in their order. attend_tiles: its tiles, several tokens of a row; where
+// these are divided, their chunks are merged likewise.
 // Keys and values of the step's own tokens are in memory already.
 void attend_pieces(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
                    const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride, Activations as = Activations::bfloat16);
 void attend_tiles(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
-                  __nv_bfloat16* out, int64_t out_stride, Activations as = Activations::bfloat16);
-// How many tokens of a row one tile takes, at most.
+                  const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride, Activations as = Activations::bfloat16);
+// How many tokens of a row one tile takes, at most, and how many blocks.
 int attend_tile_tokens(const AttendShape& shape);
+int attend_tile_blocks(const AttendShape& shape);
 
 // sample.cu: adjusts logits [samples][vocabulary] into `adjusted` (bias, penalties, barred tokens, mask), then chooses each sample's token.
 struct SampleTask {

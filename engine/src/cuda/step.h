@@ -10,7 +10,7 @@ struct StepToken {
   int32_t id = 0;
   int32_t position = 0;
   int32_t slot = -1;
-  int32_t padding = 0;
+  int32_t partial = -1;  // where its tile's context is divided: the number of its first chunk's partial result
 };
 
 // A chunk of the context of one token, which is the only one of its row in this step: positions chunk * chunk_tokens and on, as far as the
@@ -20,9 +20,10 @@ struct AttendPiece {
   int32_t first = 0, count = 0;
 };
 
-// Consecutive tokens of one row, at consecutive positions, that attend together.
+// Consecutive tokens of one row, at consecutive positions, that attend together: to all that they see, or in steps with few tiles to one chunk of it.
 struct AttendTile {
   int32_t token = 0, count = 0;
+  int32_t chunk = 0;
 };
 
 constexpr int bias_flag = 1, penalty_flag = 2, barred_flag = 4, mask_flag = 8, logprobs_flag = 16;
@@ -73,7 +74,8 @@ struct StepView {
   const int32_t* barred = nullptr;
   // Of what the graph was captured for: counts stay within them. Host values, for choosing grids.
   int tokens_max = 0, pieces_max = 0, tiles_max = 0, samples_max = 0;
-  int chunk_tokens = 0;  // a multiple of 16, the same for all steps of this size
+  int chunk_tokens = 0;       // of a piece: a multiple of 16, the same for all steps of this size
+  int tile_chunk_tokens = 0;  // of a tile: a multiple of 64; 0: tiles are not divided
 };
 
 }  // namespace millrace

@@ -9,6 +9,7 @@ namespace {
 
 constexpr size_t list_alignment = 64;
 constexpr size_t barred_max = 4096;  // of all samples together; most share one list
+constexpr int tile_chunk_multiple = 64, tile_chunk_min = 256;
 
 size_t aligned(size_t bytes) { return (bytes + list_alignment - 1) / list_alignment * list_alignment; }
 
@@ -36,16 +37,36 @@ StepBuffer::StepBuffer(const StepRoom& most, const StepShape& shape, int steps)
 }
 
 StepRoom StepBuffer::room_for(const Plan& plan) const {
-  StepRoom room{.tokens = static_cast<int>(plan.tokens.size())};
-  const int chunk_tokens = shape_.chunk_of(room.tokens);
+  StepRoom room{.tokens = static_cast<int>(plan.tokens.size()), .tile_chunk_tokens = tile_chunk_of(plan)};
+  const int chunk_tokens = shape_.chunk_of(room.tokens), divided = room.tile_chunk_tokens;
   for (const Row& row : plan.rows) {
     room.samples += row.samples;
-    if (row.count > 1 && shape_.tile_tokens > 0)
-      room.tiles += (row.count + shape_.tile_tokens - 1) / shape_.tile_tokens;
-    else
+    if (row.count == 1 || shape_.tile_tokens == 0) {
       for (int i = 0; i < row.count; i++) room.pieces += (row.first + i) / chunk_tokens + 1;
+      continue;
+    }
+    if (divided == 0) room.tiles += shape_.tiles_of(row.count);
+    for (int i = 0; divided > 0 && i < row.count; i += shape_.tile_tokens) {
+      const int count = std::min(shape_.tile_tokens, row.count - i), chunks = (row.first + i + count - 1) / divided + 1;
+      room.tiles += chunks;
+      room.tile_partials += count * chunks;
+    }
   }
   return room;
+}
+
+// So long that all tiles' chunks together are about as many blocks as run at once; 0 where whole tiles are enough, or their contexts short.
+int StepBuffer::tile_chunk_of(const Plan& plan) const {
+  int64_t tiles = 0, positions = 0, longest = 0;
+  for (const Row& row : plan.rows) {
+    if (row.count == 1 || shape_.tile_tokens == 0) continue;
+    tiles += shape_.tiles_of(row.count);
+    positions += int64_t{shape_.tiles_of(row.count)} * (row.first + row.count);
+    longest = std::max<int64_t>(longest, row.first + row.count);
+  }
+  if (tiles * shape_.tile_blocks >= shape_.blocks) return 0;
+  const int64_t chunk = std::max<int64_t>(positions * shape_.tile_blocks / shape_.blocks, tile_chunk_min), rounded = (chunk + tile_chunk_multiple - 1) / tile_chunk_multiple * tile_chunk_multiple;
+  return rounded >= longest ? 0 : static_cast<int>(rounded);
 }
 
 StepView StepBuffer::view(const StepRoom& room) const {
@@ -64,11 +85,13 @@ StepView StepBuffer::view(const StepRoom& room) const {
   view.tiles_max = room.tiles;
   view.samples_max = room.samples;
   view.chunk_tokens = shape_.chunk_of(room.tokens);
+  view.tile_chunk_tokens = room.tile_chunk_tokens;
   return view;
 }
 
 void StepBuffer::write(const Plan& plan, const StepRoom& room, cudaStream_t stream) {
   assert(room.tokens <= most_.tokens && room.pieces <= most_.pieces && room.tiles <= most_.tiles && room.samples <= most_.samples);
+  assert(room.tile_partials <= shape_.tile_partials_max());
   const Offsets at = offsets_of(room);
   Written& to = written_[next_++ % written_.size()];
   uint8_t* host = to.lists.get();
@@ -76,12 +99,17 @@ void StepBuffer::write(const Plan& plan, const StepRoom& room, cudaStream_t stre
   auto* pieces = reinterpret_cast<AttendPiece*>(host + at.pieces);
   auto* tiles = reinterpret_cast<AttendTile*>(host + at.tiles);
   StepCounts counts;
-  const int chunk_tokens = shape_.chunk_of(room.tokens);
+  const int chunk_tokens = shape_.chunk_of(room.tokens), divided = room.tile_chunk_tokens;
+  int partials = room.pieces;
   for (const Row& row : plan.rows) {
     const int first = counts.tokens;
-    for (int i = 0; i < row.count; i++) tokens[counts.tokens++] = {plan.tokens[static_cast<size_t>(first + i)], row.first + i, row.slot, 0};
+    for (int i = 0; i < row.count; i++) tokens[counts.tokens++] = {plan.tokens[static_cast<size_t>(first + i)], row.first + i, row.slot, -1};
     if (row.count > 1 && shape_.tile_tokens > 0) {
-      for (int i = 0; i < row.count; i += shape_.tile_tokens) tiles[counts.tiles++] = {first + i, std::min(shape_.tile_tokens, row.count - i)};
+      for (int i = 0; i < row.count; i += shape_.tile_tokens) {
+        const int count = std::min(shape_.tile_tokens, row.count - i), chunks = divided == 0 ? 1 : (row.first + i + count - 1) / divided + 1;
+        for (int chunk = 0; chunk < chunks; chunk++) tiles[counts.tiles++] = {first + i, count, chunk};
+        for (int j = 0; divided > 0 && j < count; j++, partials += chunks) tokens[first + i + j].partial = partials;
+      }
       continue;
     }
     for (int i = 0; i < row.count; i++) {

@@ -13,14 +13,22 @@ namespace millrace {
 // How many of each a step may have.
 struct StepRoom {
   int tokens = 0, pieces = 0, tiles = 0, samples = 0;
+  int tile_chunk_tokens = 0;  // 0: tiles are not divided
+  int tile_partials = 0;      // a token's and chunk's each, numbered behind the pieces
 };
 
 struct StepShape {
   int chunk_tokens = 0;  // of a piece,
   int few_tokens = 0, few_chunk_tokens = 0;  // or in steps of at most so many tokens
   int tile_tokens = 0;   // of a tile; 0: tokens of one row attend one by one
+  int tile_blocks = 1;   // that a tile takes
+  int blocks = 0;        // that run at once: contexts of tiles that make fewer are divided
 
   int chunk_of(int tokens) const { return tokens <= few_tokens ? few_chunk_tokens : chunk_tokens; }
+  int tiles_of(int tokens) const { return (tokens + tile_tokens - 1) / tile_tokens; }
+  // A step's divided tiles are no more than this, and so are its partial results.
+  int divided_tiles_max() const { return tile_tokens == 0 ? 0 : 2 * (blocks / tile_blocks + 1); }
+  int tile_partials_max() const { return divided_tiles_max() * tile_tokens; }
 };
 
 class StepBuffer {
@@ -41,6 +49,7 @@ class StepBuffer {
   const StepRoom& most() const { return most_; }
 
  private:
+  int tile_chunk_of(const Plan& plan) const;
   struct Offsets {
     size_t tokens, pieces, tiles, samples, end;
   };

@@ -22,12 +22,14 @@ namespace {
 constexpr double error_max = 0.01;
 constexpr int heads_checked = 2, tokens_checked = 12;  // of each token and of each row
 constexpr uint16_t poison = 0xffff;                    // a NaN
+constexpr int spare_pieces = 5;
 
 struct Form {
   int heads = 8, kv_heads = 2, head_dim = 128, page_tokens = 16, chunk_tokens = 128;
   int window = 0;
   float soft_cap = 0;
   bool has_sinks = false;
+  int tile_chunk_tokens = 0;
 
   int group() const { return heads / kv_heads; }
   int width() const { return heads * head_dim; }
@@ -61,7 +63,7 @@ class Scene {
   // Runs the step; results are [tokens][width].
   std::vector<uint16_t> run(int times = 1) {
     const auto memory = upload(memory_);
-    const auto tokens = upload(tokens_);
+    const auto tokens = upload(numbered_tokens());
     const auto pieces = upload(pieces_);
     const auto tiles = upload(tiles_);
     const auto q = upload(padded_queries());
@@ -69,19 +71,19 @@ class Scene {
     const auto token_count = static_cast<int>(tokens_.size()), piece_count = static_cast<int>(pieces_.size()), tile_count = static_cast<int>(tiles_.size());
     const auto counts = upload(std::vector<StepCounts>{{token_count, piece_count, tile_count, 0}});
     // More than there is, as in a graph that was captured for larger steps.
-    const StepView step{.counts = counts.get(), .tokens = tokens.get(), .pieces = pieces.get(), .tiles = tiles.get(), .tokens_max = token_count, .pieces_max = piece_count + 5,
-                        .tiles_max = tile_count + 3, .chunk_tokens = form_.chunk_tokens};
+    const StepView step{.counts = counts.get(), .tokens = tokens.get(), .pieces = pieces.get(), .tiles = tiles.get(), .tokens_max = token_count, .pieces_max = piece_count + spare_pieces,
+                        .tiles_max = tile_count + 3, .chunk_tokens = form_.chunk_tokens, .tile_chunk_tokens = form_.tile_chunk_tokens};
     KvView kv = kv_;
     kv.base = reinterpret_cast<uint8_t*>(memory.get());
     const AttendShape shape{form_.heads, form_.kv_heads, form_.head_dim, form_.window, form_.soft_cap, form_.has_sinks ? sinks.get() : nullptr};
     const auto out = upload(std::vector<uint16_t>(tokens_.size() * static_cast<size_t>(out_stride_), poison));
-    const auto partials = upload(std::vector<float>(static_cast<size_t>((step.pieces_max) * form_.heads * (2 + form_.head_dim)), NAN));
+    const auto partials = upload(std::vector<float>(static_cast<size_t>((step.pieces_max + tile_partials_) * form_.heads * (2 + form_.head_dim)), NAN));
     const DeviceArray<int> arrived(static_cast<size_t>(token_count * form_.kv_heads));
     const auto* queries = reinterpret_cast<const __nv_bfloat16*>(q.get());
     auto* answers = reinterpret_cast<__nv_bfloat16*>(out.get());
     for (int i = 0; i < times; i++) {
       attend_pieces(nullptr, step, shape, kv, queries, q_stride_, {partials.get(), arrived.get()}, answers, out_stride_);
-      attend_tiles(nullptr, step, shape, kv, queries, q_stride_, answers, out_stride_);
+      attend_tiles(nullptr, step, shape, kv, queries, q_stride_, {partials.get(), arrived.get()}, answers, out_stride_);
     }
     check(cudaDeviceSynchronize(), "attending");
     for (const int count : download(arrived)) REQUIRE(count == 0, "a counter is left at ", count);
@@ -122,7 +124,7 @@ class Scene {
         }
     first_token_.push_back(first);
     for (int i = 0; i < row.count; i++) {
-      tokens_.push_back({1, start + i, static_cast<int32_t>(r), 0});
+      tokens_.push_back({1, start + i, static_cast<int32_t>(r), -1});
       for (int d = 0; d < form_.width(); d += 4) {
         const uint64_t drawn = random.next();
         for (int j = 0; j < 4; j++) q_.push_back(queries[drawn >> 16 * j & (queries.size() - 1)]);
@@ -132,11 +134,24 @@ class Scene {
     q_.resize(q_.size() + static_cast<size_t>(form_.width()), poison);
     if (row.count > 1) {
       const int most = attend_tile_tokens({form_.heads, form_.kv_heads, form_.head_dim});
-      for (int i = 0; i < row.count; i += most) tiles_.push_back({first + i, std::min(most, row.count - i)});
+      for (int i = 0; i < row.count; i += most) add_tile(first + i, std::min(most, row.count - i));
     } else {
       const int count = (row.context - 1) / form_.chunk_tokens + 1, begun = static_cast<int>(pieces_.size());
       for (int chunk = 0; chunk < count; chunk++) pieces_.push_back({first, chunk, begun, count});
     }
+  }
+
+  void add_tile(int token, int count) {
+    const int divided = form_.tile_chunk_tokens, chunks = divided == 0 ? 1 : tokens_[static_cast<size_t>(token + count - 1)].position / divided + 1;
+    for (int chunk = 0; chunk < chunks; chunk++) tiles_.push_back({token, count, chunk});
+    for (int i = token; divided > 0 && i < token + count; i++, tile_partials_ += chunks) tokens_[static_cast<size_t>(i)].partial = tile_partials_;
+  }
+  // Partial results of tiles are numbered behind those of pieces, of which there is room for 5 more.
+  std::vector<StepToken> numbered_tokens() const {
+    std::vector<StepToken> numbered = tokens_;
+    for (StepToken& token : numbered)
+      if (token.partial >= 0) token.partial += static_cast<int32_t>(pieces_.size()) + spare_pieces;
+    return numbered;
   }
 
   uint16_t* place(size_t slot, int position, int head, bool is_value) {
@@ -208,6 +223,7 @@ class Scene {
   std::vector<AttendPiece> pieces_;
   std::vector<AttendTile> tiles_;
   std::vector<int> first_token_;  // of each row
+  int tile_partials_ = 0;
   std::vector<float> sinks_;
 };
 
@@ -254,6 +270,17 @@ TEST("several tokens of a row attend rightly") {
       check_scene(any_form(random, heads, head_dim), rows_of(random, {{2, 2}, {64, 64}, {65, 60}, {300, 7}, {200, 200}, {40, 3}, {1000, 130}}), random);
 }
 
+TEST("several tokens of a row attend rightly to a context that is divided among blocks") {
+  need_gpu();
+  Random random;
+  for (const int head_dim : head_dims)
+    for (const auto& heads : head_counts) {
+      Form form = any_form(random, heads, head_dim);
+      form.tile_chunk_tokens = 64 * random.between(1, 8);
+      check_scene(form, rows_of(random, {{2, 2}, {65, 60}, {1000, 7}, {200, 200}, {900, 130}, {1, 1}, {300, 1}}), random);
+    }
+}
+
 TEST("windows, caps and sinks do what they should, in pieces and in tiles of one step") {
   need_gpu();
   Random random;
@@ -263,6 +290,7 @@ TEST("windows, caps and sinks do what they should, in pieces and in tiles of one
         for (const bool has_sinks : {false, true}) {
           Form form = any_form(random, head_counts[random.between(0, 7)], head_dim);
           form.window = window, form.soft_cap = soft_cap, form.has_sinks = has_sinks;
+          form.tile_chunk_tokens = random.chance(0.5) ? 64 * random.between(1, 8) : 0;
           check_scene(form, rows_of(random, {{500, 1}, {33, 1}, {700, 90}, {64, 64}, {129, 1}, {1, 1}, {128, 1}}), random);
         }
 }
