@@ -10,7 +10,7 @@ using namespace millrace;
 
 namespace {
 
-constexpr StepCosts truth = {.step_us = 9'000, .row_us = 20, .token_us = 100, .sample_us = 30, .context_us = 0.04};
+constexpr StepCosts truth = {.step_us = 9'000, .row_us = 20, .token_us = 100, .sample_us = 30, .context_us = 0.04, .pair_us = 0.005};
 
 StepLoad any_load(test::Random& random) {
   StepLoad load;
@@ -23,7 +23,7 @@ StepLoad any_load(test::Random& random) {
 
 double true_us(const StepLoad& load) {
   return truth.step_us + truth.row_us * load.rows + truth.token_us * load.tokens + truth.sample_us * load.samples +
-         truth.context_us * static_cast<double>(load.context);
+         truth.context_us * static_cast<double>(load.context) + truth.pair_us * load.pairs;
 }
 
 struct Machine {
@@ -57,6 +57,7 @@ TEST("known costs are found through noise and stalls") {
   CHECK(std::fabs(found.step_us / truth.step_us - 1) < 0.15, found.step_us);
   CHECK(std::fabs(found.token_us / truth.token_us - 1) < 0.05, found.token_us);
   CHECK(std::fabs(found.context_us / truth.context_us - 1) < 0.25, found.context_us);
+  CHECK(std::fabs(found.pair_us / truth.pair_us - 1) < 0.5, found.pair_us);
   // Rows and samples go together in most steps, so that only their sum can be told.
   CHECK(std::fabs((found.row_us + found.sample_us) / (truth.row_us + truth.sample_us) - 1) < 0.5, found.row_us, " + ", found.sample_us);
   CHECK(std::fabs(machine.bias()) < 0.03, machine.bias());

@@ -47,7 +47,8 @@ void PromiseMargin::observe(bool is_late) { value_ = std::clamp(value_ * (is_lat
 
 double prefill_work_us(const StepTime& time, int first, int prompt_tokens) {
   const StepCosts costs = time.costs();
-  const double tokens = prompt_tokens - first, compute_us = tokens * costs.token_us;
+  const int tokens = prompt_tokens - first;
+  const double compute_us = tokens * costs.token_us + StepLoad::pairs_of(first, tokens) * costs.pair_us;
   const double slices = 1 + compute_us / (work_of_slice * 60'000);
   const double margin = 1 + long_run * (time.safety() - 1);
   return margin * (compute_us + costs.sample_us + slices * (costs.row_us + costs.context_us * 0.5 * (first + prompt_tokens)));

@@ -13,12 +13,19 @@ constexpr double credit_spent = 0.12;        // and this part of what the stream
 constexpr double pace_late = 0.5;            // but who is late is caught up at twice the pace, not by steps that cost more than they bring
 constexpr double guard_kept = 0.5;           // a stall longer than this part of the pace cannot be guarded against
 constexpr double pressure_margin = 1.3;      // prompts get this much more of the time than their deadlines ask for,
-constexpr double prefill_share_min = 0.31;   // and this much at least: a step is then at most 1.45 times one without prompts
+constexpr double prefill_share_min = 0.26;   // and this much at least: a step is then at most 1.35 times one without prompts
 constexpr double prefill_share_max = 0.97;
 constexpr double prefill_share_late = 0.33;  // where decoding alone is slower than the pace, prompts do not wait for it to recover
 constexpr size_t prompts_kind_max = 3;
 constexpr double ahead_tokens = 2;           // a stream that may yield is so many tokens of its own,
 constexpr double ahead_steps = 4;            // and so many steps, ahead of its due time
+
+// How many tokens n fit: each_us * n + pairs_us * n^2 is at most `us`.
+double tokens_within(double us, double each_us, double pairs_us) {
+  if (us <= 0) return 0;
+  const double slope = each_us + std::sqrt(each_us * each_us + 4 * pairs_us * us);
+  return slope > 0 ? std::floor(2 * us / slope) : 1e9;
+}
 
 }  // namespace
 
@@ -132,9 +139,15 @@ double Schedule::time_for_step(Step& step) {
   return is_too_slow || step.allowed_us > 1e17 ? std::max(wanted_us, decode_us / (1 - prefill_share_late)) : wanted_us;
 }
 
+// As much of a slice as fills up what the machine computes at once, beside the step's other tokens.
+int Schedule::whole_slice(int count, int others) const {
+  const int whole = (others + count) / limits_.tokens_multiple * limits_.tokens_multiple - others;
+  return whole >= slice_tokens_min ? whole : count;
+}
+
 void Schedule::add_prefill(Step& step, double step_us) {
   const StepCosts costs = time_.costs();
-  const double safety = time_.safety(), each_us = safety * (costs.token_us + costs.context_us);
+  const double safety = time_.safety();
   double used_us = safety * (step.rows.empty() ? costs.step_us : time_.mean_us(step.load));
   int room = std::min(limits_.step_tokens_max, time_.tokens_trusted()) - step.load.tokens;
   for (const auto& [is_free, due_us, index] : prefilling_) {
@@ -144,17 +157,18 @@ void Schedule::add_prefill(Step& step, double step_us) {
     int count = std::min(left, room);
     if (time_.is_fitted()) {
       const double fixed_us = safety * (costs.row_us + costs.sample_us + costs.context_us * sequence.computed);
-      const double fitting = each_us > 0 ? std::floor((step_us - used_us - fixed_us) / each_us) : count;
-      count = static_cast<int>(std::min<double>(count, fitting));
+      const double each_us = safety * (costs.token_us + costs.context_us + costs.pair_us * sequence.computed), pairs_us = safety * costs.pair_us / 2;
+      count = static_cast<int>(std::min<double>(count, tokens_within(step_us - used_us - fixed_us, each_us, pairs_us)));
+      if (count < left) count = whole_slice(count, step.load.tokens);
       // Beside quick steps not even a small slice may fit. The first prompt gets one all the same, or it would wait until the streams
       // end: readers feel it less than the prompt's owner, as long as no promise to them breaks.
       if (const int least = std::min({left, room, slice_tokens_min}); count < least) {
         const bool is_first = step.rows.size() == step.decodes.size();
         const double bound_us = std::max(step_us, std::min(step.allowed_us, static_cast<double>(limits_.step_us_max)));
-        if (!step.rows.empty() && (!is_first || used_us + fixed_us + each_us * least > bound_us)) break;
+        if (!step.rows.empty() && (!is_first || used_us + fixed_us + (each_us + pairs_us * least) * least > bound_us)) break;
         count = least;
       }
-      used_us += fixed_us + each_us * count;
+      used_us += fixed_us + (each_us + pairs_us * count) * count;
       // Whose first token comes with this step does not wait for others' prompts beyond its deadline.
       if (count == left && !is_free) step_us = std::min(step_us, std::max(used_us, static_cast<double>(due_us - step.now_us) - step.guard_us));
     }

@@ -35,6 +35,7 @@ struct ScheduleLimits {
   int pages_max = 0;
   PageNeed page_need;
   int step_tokens_max = 256;      // positions a step
+  int tokens_multiple = 1;        // of a prompt's slices with what they are computed beside: a step of one more takes as long as one of the next multiple
   int64_t step_us_max = 100'000;  // aimed at where no promise asks for less: what a newcomer may have to wait for
   bool admits_all = false;        // promises everything to everybody; for comparison
 };
@@ -130,6 +131,7 @@ class Schedule {
   void yield(Step& step, double step_us);
   double prefill_pressure(const Step& step) const;
   double time_for_step(Step& step);
+  int whole_slice(int count, int others) const;
   void add_prefill(Step& step, double step_us);
   void begin(const Row& row);
 

@@ -7,8 +7,8 @@
 namespace millrace {
 namespace {
 
-// Terms are counted in units of these, so that their costs are of one magnitude: step, rows, tokens, samples, context.
-constexpr std::array<double, 5> scales = {1, 16, 128, 16, 65536};
+// Terms are counted in units of these, so that their costs are of one magnitude: step, rows, tokens, samples, context, pairs.
+constexpr std::array<double, 6> scales = {1, 16, 128, 16, 65536, 1 << 18};
 
 constexpr double forgetting = 0.998;         // of a step; the costs remember some 500
 constexpr double ridge = 1e-4;               // weighs like a ten-thousandth of a step: settles what no step has told apart
@@ -18,7 +18,7 @@ constexpr int alarmed_after = 6;
 constexpr double deviation_gain = 0.02;
 constexpr double clip_deviations = 3;
 constexpr double clip_min = 0.06, clip_max = 0.6;
-constexpr double quantile_deviations = 2.5;  // 99% of a normal distribution, and a little for one with a longer tail
+constexpr double quantile_deviations = 2.6;  // 99% of a normal distribution, and a little for one with a longer tail
 constexpr double stall_fading = 0.9977;
 constexpr int sweeps = 4;
 constexpr int tokens_first = 64;  // what the first step may hold, for want of any measure
@@ -26,7 +26,7 @@ constexpr int tokens_first = 64;  // what the first step may hold, for want of a
 }  // namespace
 
 StepTime::Terms StepTime::terms_of(const StepLoad& load) {
-  return {1, load.rows / scales[1], load.tokens / scales[2], load.samples / scales[3], static_cast<double>(load.context) / scales[4]};
+  return {1, load.rows / scales[1], load.tokens / scales[2], load.samples / scales[3], static_cast<double>(load.context) / scales[4], load.pairs / scales[5]};
 }
 
 double StepTime::fitted_us(const Terms& x) const {
@@ -41,7 +41,7 @@ double StepTime::safety() const { return 1 + quantile_deviations * deviation_; }
 
 StepCosts StepTime::costs() const {
   const auto of = [this](int term) { return speed_ * costs_[term] / scales[term]; };
-  return {of(0), of(1), of(2), of(3), of(4)};
+  return {of(0), of(1), of(2), of(3), of(4), of(5)};
 }
 
 int StepTime::tokens_trusted() const { return std::max(tokens_first, 2 * tokens_seen_); }

@@ -14,18 +14,21 @@ struct StepLoad {
   int tokens = 0;       // positions computed
   int samples = 0;      // rows that yield a token
   int64_t context = 0;  // positions whose keys and values are read; each row reads its own once
+  double pairs = 0;     // of a prompt's tokens and the positions that they attend to
 
   void add(int first, int count, int sampled) {
     rows++;
     tokens += count;
     samples += sampled;
     context += first + count;
+    if (count > 1) pairs += pairs_of(first, count);
   }
+  static double pairs_of(int first, int count) { return count * (first + 0.5 * count); }
 };
 
-// Of one step, row, token, sample and position read.
+// Of one step, row, token, sample, position read and pair.
 struct StepCosts {
-  double step_us = 0, row_us = 0, token_us = 0, sample_us = 0, context_us = 0;
+  double step_us = 0, row_us = 0, token_us = 0, sample_us = 0, context_us = 0, pair_us = 0;
 };
 
 class StepTime {
@@ -49,7 +52,7 @@ class StepTime {
   static constexpr int64_t fitted_after = 16;
 
  private:
-  static constexpr int terms = 5;
+  static constexpr int terms = 6;
   using Terms = std::array<double, terms>;
   static Terms terms_of(const StepLoad& load);
   double fitted_us(const Terms& x) const;
