@@ -2,6 +2,7 @@
 #include "kv/slots.h"
 
 #include <algorithm>
+#include <set>
 
 #include "support/random.h"
 #include "support/test.h"
@@ -51,6 +52,42 @@ TEST("the next turn adopts its predecessor's slot without a mapping call, and ma
     slots.compute(slot, {conversation.begin() + before, conversation.end()});
     CHECK_EQUAL(slots.calls, calls + (static_cast<int>(conversation.size()) + 31) / 32 - (before + 31) / 32);
     slots.end(slot);
+  }
+}
+
+TEST("where changes are slow, a prefix that many begin with is soon mapped by nobody, and who was here of late still finds all") {
+  test::Random random;
+  WrittenSlots slots(one_layer, 64, 1000, 400, 400, true, true);
+  const Tokens prefix = random.tokens(10 * page_tokens, vocabulary);
+  std::set<int> used;
+  int calls = 0;
+  for (int i = 0; i < 100; i++) {
+    calls = slots.calls;
+    used.insert(run(slots, prefix + random.tokens(60, vocabulary)));
+    if (i == 60) used.clear();
+    CHECK(i <= 60 || slots.calls == calls, slots.calls - calls, " calls for sequence ", i);
+  }
+  CHECK(used.size() > 10, "only ", used.size(), " slots were used in turn");
+  const Tokens conversation = prefix + random.tokens(60, vocabulary);
+  run(slots, conversation);
+  for (int i = 0; i < 3; i++) run(slots, prefix + random.tokens(60, vocabulary));
+  CHECK_EQUAL(slots.start(conversation + random.tokens(5, vocabulary), 390).cached, static_cast<int>(conversation.size()));
+}
+
+TEST("where changes are slow and every slot holds something, the oldest that begins alike is used on, however long it is") {
+  test::Random random;
+  WrittenSlots slots(one_layer, 8, 1000, 400, 400, true, true);
+  const Tokens prefix = random.tokens(3 * page_tokens, vocabulary);
+  const auto begins_alike = [&] { return prefix + random.tokens(random.between(150, 300), vocabulary); };
+  for (int i = 0; i < 8; i++) run(slots, begins_alike());
+  for (int i = 0; i < 20; i++) {
+    const Tokens tokens = begins_alike();
+    const int calls = slots.calls;
+    const Taken taken = slots.start(tokens, 400);
+    CHECK_EQUAL(taken.cached, static_cast<int>(prefix.size()));
+    CHECK(slots.calls == calls, slots.calls - calls, " calls to begin sequence ", i);
+    slots.compute(taken.slot, {tokens.begin() + taken.cached, tokens.end()});
+    slots.end(taken.slot);
   }
 }
 

@@ -1,7 +1,8 @@
 // Which slot a sequence gets, which pages lie behind it, and what is kept of those that ended: the prefix cache.
 //
 // A slot whose sequence ended keeps its pages and, in the radix tree, the tokens they belong to. A sequence that starts takes what the
-// longest match offers. Where it continues all that an idle slot holds, it *adopts* the slot, without a single mapping call. Otherwise
+// longest match offers. Where it continues all that an idle slot holds, it *adopts* the slot, without a single mapping call; where such calls are
+// slow also one that holds more, if that is little or would have to go for room (take.cpp). Otherwise
 // full pages of the holder, idle or running, are *shared*: the same physical page behind both; what is left of a page is copied. Nobody
 // writes a page that another maps: a page is made the writer's own before a step writes it.
 //
@@ -107,6 +108,7 @@ class KvSlots {
   // take.cpp
   Found find(std::span<const int32_t> tokens, int pages) const;
   bool serves(int slot, int length) const;
+  bool is_better_used_on(int slot, int length) const;
   int sharable(int slot, int length, int pages) const;
   int copies(int length) const;
   int choose_idle(bool wants_pages, int except) const;

@@ -9,6 +9,10 @@ namespace {
 
 // Less than a tile is computed as fast as a page is copied.
 constexpr int match_tokens_min = tile_tokens;
+// Where changes are slow, a slot whose rest is at most so long beside what it has of a prefix is rather used on than left alone, unless it
+// was used of late: its owner may be back.
+constexpr int rest_part = 4;
+constexpr uint64_t young_uses = 32;  // two or three a sequence
 
 }  // namespace
 
@@ -42,21 +46,33 @@ int KvSlots::sharable(int slot, int length, int pages) const {
   return memory_->places_mapped() + places <= memory_->places_max() ? length : 0;
 }
 
+// Whether to go on in an idle slot that holds more than the match, and lose that, rather than to put its pages behind another slot too.
+bool KvSlots::is_better_used_on(int slot, int length) const {
+  if (slot < 0 || !memory_->maps_ahead()) return false;
+  const uint64_t age = uses_ - at(slot).used;
+  if (age >= young_uses && (held(slot) - length) * rest_part <= length) return true;
+  // Something must go in any case: what nobody used for about as long as anything.
+  const int oldest = choose_idle(false, -1);
+  return (is_full() || (oldest >= 0 && held(oldest) > 0)) && age * 2 >= uses_ - at(oldest).used;
+}
+
 KvSlots::Found KvSlots::find(std::span<const int32_t> tokens, int pages) const {
-  Found best;
+  Found best, oldest;
   prefixes_.match(tokens, [&](int slot, int length) {
     if (length < best.length) return false;
     const Slot& holder = at(slot);
+    const bool is_idle = !holder.is_taken && holder.readers == 0 && serves(slot, length);
     const int tail = held(slot) - length;
     const bool is_continued = tail == 0 || (tail < layout(0).page_tokens && length >= match_tokens_min);
-    if (!holder.is_taken && holder.readers == 0 && is_continued && serves(slot, length)) {
+    if (is_idle && is_continued) {
       best = {slot, length, true};
       return false;
     }
+    if (is_idle && length >= match_tokens_min && (length > oldest.length || (length == oldest.length && holder.used < at(oldest.slot).used))) oldest = {slot, length, true};
     if (const int shared = sharable(slot, length, pages); shared > best.length) best = {slot, shared, false};
     return true;
   });
-  return best;
+  return !best.is_adopted && oldest.length >= best.length && is_better_used_on(oldest.slot, oldest.length) ? oldest : best;
 }
 
 // One that holds nothing, with the most pages or with the fewest; else the one that nobody used for longest.
