@@ -51,7 +51,7 @@ class Client {
     for (int i = 0; i < count; i++) tokens.push_back(static_cast<int32_t>(random.next() % static_cast<uint64_t>(engine_->info().vocabulary_size)));
     return tokens;
   }
-  // The request's number; 0 where it was refused.
+  // The request's number; 0 where it was refused: then `why_refused` tells.
   uint32_t submit(std::vector<int32_t> prompt, int answer_tokens, ServiceClass service, const Deadlines& deadlines) {
     Request request{.id = ++last_, .prompt = std::move(prompt), .tokens_max = answer_tokens, .ignores_end = true, .service = service, .deadlines = deadlines};
     {
@@ -60,7 +60,7 @@ class Client {
     }
     const Status status = engine_->submit(std::move(request));
     if (status.ok()) return last_;
-    std::printf("# refused: %s\n", status.message().c_str());
+    why_refused = status.message();
     const std::lock_guard lock(mutex_);
     seen_.erase(last_);
     return 0;
@@ -97,6 +97,7 @@ class Client {
   Engine& engine() { return *engine_; }
 
   bench::Random random{11};
+  std::string why_refused;
 
  private:
   Engine::OnStep listener() {
@@ -138,7 +139,7 @@ class Client {
 };
 
 constexpr int context_tokens = 8192, stream_tokens_max = 8000;  // of streams that are cancelled in the end
-constexpr Deadlines no_hurry{.ttft_us = 60'000'000, .itl_us = 10'000'000};
+constexpr Deadlines no_hurry{.ttft_us = 60'000'000, .itl_us = 10'000'000}, crowd_deadlines{.ttft_us = 60'000'000, .itl_us = 120'000, .wait_us_max = 600'000'000};
 
 void sleep_until(uint64_t time_us) {
   const uint64_t now = now_us();
@@ -169,7 +170,8 @@ std::vector<uint32_t> begin_streams(Client& client, const StreamLoad& load, cons
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (now_us() < end) continue;
     for (const uint32_t id : streams) client.cancel(id);
-    for (const uint32_t id : streams) client.take(id);
+    for (const uint32_t id : streams)
+      if (id != 0) client.take(id);
     return {};
   }
   return streams;
@@ -242,9 +244,9 @@ struct Conversation {
 };
 
 void crowd(const bench::Case& wanted, double seconds, int scale) {
-  const int sequences = 1024 / scale, tenants = 8, prefix_tokens = 640, length_max = 2048;
+  const int sequences = 1024 / scale, tenants = 8, prefix_tokens = 512, length_max = 1536;
   EngineOptions options = wanted.options();
-  options.slots = sequences;
+  options.slots = sequences * 17 / 16;  // some are kept for voice
   options.context_tokens = length_max;
   Client client(options);
   std::vector<std::vector<int32_t>> prefixes;
@@ -252,13 +254,17 @@ void crowd(const bench::Case& wanted, double seconds, int scale) {
   const auto between = [&](int low, int high) { return low + static_cast<int>(client.random.next() % static_cast<uint64_t>(high - low + 1)); };
   std::map<uint32_t, Conversation> running;
   uint64_t turns = 0, adopted = 0, aliased = 0, cancelled = 0, failed = 0, lengths = 0;
-  const auto begin = [&](Conversation conversation, bool is_new) {
+  // False: too many wait already.
+  const auto begin = [&](Conversation conversation) {
+    const bool is_new = conversation.tokens.empty();
     if (is_new) conversation.tokens = prefixes[static_cast<size_t>(between(0, tenants - 1))];
-    const std::vector<int32_t> more = client.random_tokens(is_new ? between(32, 1024 / scale) : between(16, 64));
+    const std::vector<int32_t> more = client.random_tokens(is_new ? between(32, 768 / scale) : between(16, 64));
     conversation.tokens.insert(conversation.tokens.end(), more.begin(), more.end());
-    const int answer = std::min(between(64, 384), length_max - static_cast<int>(conversation.tokens.size()));
+    const int answer = std::min(between(64, 256), length_max - static_cast<int>(conversation.tokens.size()));
     conversation.cancelled_at = between(0, 19) == 0 ? static_cast<size_t>(between(1, answer)) : 0;
-    if (const uint32_t id = client.submit(conversation.tokens, answer, ServiceClass::batch, no_hurry); id != 0) running[id] = std::move(conversation);
+    const uint32_t id = client.submit(conversation.tokens, answer, ServiceClass::chat, crowd_deadlines);
+    if (id != 0) running[id] = std::move(conversation);
+    return id != 0;
   };
   const auto end_of = [&](uint32_t id, Seen& seen) {
     Conversation conversation = std::move(running.extract(id).mapped());
@@ -270,11 +276,10 @@ void crowd(const bench::Case& wanted, double seconds, int scale) {
     conversation.tokens.insert(conversation.tokens.end(), seen.ids.begin(), seen.ids.end());
     return conversation;
   };
-  for (int i = 0; i < sequences; i++) begin({}, true);
   const uint64_t begun = now_us(), end = begun + static_cast<uint64_t>(seconds * 1e6);
   // The first quarter fills the machine.
   const uint64_t measured_from = begun + (end - begun) / 4;
-  std::vector<double> waste, held_gib;
+  std::vector<double> waste, held_gib, at_once;
   bool is_measuring = false;
   for (uint64_t next_look = begun; now_us() < end;) {
     if (!is_measuring && now_us() >= measured_from) {
@@ -283,8 +288,10 @@ void crowd(const bench::Case& wanted, double seconds, int scale) {
     }
     for (auto& [id, seen] : client.take_ended(next_look)) {
       Conversation conversation = end_of(id, seen);
-      const bool goes_on = seen.finish == Finish::length && static_cast<int>(conversation.tokens.size()) + 500 < length_max && between(0, 9) < 6;
-      begin(goes_on ? std::move(conversation) : Conversation{}, !goes_on);
+      const bool goes_on = seen.finish == Finish::length && static_cast<int>(conversation.tokens.size()) + 320 < length_max && between(0, 9) < 6;
+      if (goes_on) begin(std::move(conversation));
+    }
+    while (static_cast<int>(running.size()) < sequences && begin({})) {
     }
     if (now_us() < next_look) continue;
     next_look = now_us() + 20'000;
@@ -294,6 +301,7 @@ void crowd(const bench::Case& wanted, double seconds, int scale) {
     if (is_measuring) {
       waste.push_back(1 - static_cast<double>(stats.kv_bytes_held) / static_cast<double>(std::max<uint64_t>(stats.kv_bytes_mapped, 1)));
       held_gib.push_back(static_cast<double>(stats.kv_bytes_held) / (1 << 30));
+      at_once.push_back(stats.running);
     }
   }
   const std::vector<double> steps = client.take_step_ms();
@@ -303,8 +311,8 @@ void crowd(const bench::Case& wanted, double seconds, int scale) {
     for (auto& [id, seen] : client.take_ended(now_us() + 1'000'000)) end_of(id, seen);
   const EngineStats stats = client.engine().stats();
   const double p50 = quantile(steps, 0.5);
-  std::printf("crowd: %llu turns of %d sequences, mean length %.0f; %llu adopted, %llu aliased, %llu cancelled, %llu failed\n", static_cast<unsigned long long>(turns_then), sequences,
-              static_cast<double>(lengths) / static_cast<double>(std::max<uint64_t>(turns, 1)), static_cast<unsigned long long>(adopted), static_cast<unsigned long long>(aliased),
+  std::printf("crowd: %.0f of %d sequences at once; %llu turns, mean length %.0f; %llu adopted, %llu aliased, %llu cancelled, %llu failed\n", quantile(at_once, 0.5), sequences,
+              static_cast<unsigned long long>(turns_then), static_cast<double>(lengths) / static_cast<double>(std::max<uint64_t>(turns, 1)), static_cast<unsigned long long>(adopted), static_cast<unsigned long long>(aliased),
               static_cast<unsigned long long>(cancelled_then), static_cast<unsigned long long>(failed));
   std::printf("crowd: steps p50 %.2f p99 %.2f max %.2f ms (%.1f times p50); KV held %.1f GiB, waste p50 %.2f%% max %.2f%%\n", p50, quantile(steps, 0.99), quantile(steps, 1), quantile(steps, 1) / p50,
               quantile(held_gib, 0.5), 100 * quantile(waste, 0.5), 100 * quantile(waste, 1));
@@ -335,7 +343,10 @@ void prefixes(const bench::Case& wanted, double seconds, int scale) {
       std::vector<int32_t> prompt = has_prefix ? prefix : std::vector<int32_t>();
       const std::vector<int32_t> own = client.random_tokens(own_tokens);
       prompt.insert(prompt.end(), own.begin(), own.end());
-      if (const uint32_t id = client.submit(std::move(prompt), answer_tokens, ServiceClass::chat, no_hurry); id != 0) requests.push_back(id);
+      if (const uint32_t id = client.submit(std::move(prompt), answer_tokens, ServiceClass::chat, no_hurry); id != 0)
+        requests.push_back(id);
+      else
+        std::printf("# refused: %s\n", client.why_refused.c_str());
     }
     for (const uint32_t id : requests) {
       const Seen seen = client.take(id);
