@@ -108,8 +108,10 @@ void CudaBackend::reserve() {
   wide_ = DeviceArray<uint8_t>(wide_bytes);
   gated_ = DeviceArray<__nv_bfloat16>(t * ffn);
   if (limits_.as_fp8) {
-    quants_ = DeviceArray<uint8_t>(t * std::max({ffn, static_cast<size_t>(padded_columns(hidden)), static_cast<size_t>(padded_columns(attention))}));
+    quants_ = DeviceArray<uint8_t>(t * static_cast<size_t>(padded_columns(std::max(hidden, attention))));
+    gated_quants_ = DeviceArray<uint8_t>(t * ffn);
     quant_scales_ = DeviceArray<float>(t);
+    gated_scales_ = DeviceArray<float>(t);
   }
   added_ = DeviceArray<float>(t * static_cast<size_t>(hidden));
   logits_ = DeviceArray<float>(s * static_cast<size_t>(config_.vocabulary));

@@ -66,10 +66,11 @@ class CudaBackend final : public Backend {
   // y = w . x + bias for all of the step's tokens.
   void multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds, const NormInput& norm = {}, const NormOutput& next = {});
   void add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const DeviceNorm& next, const __nv_bfloat16* x);
-  NormInput normed_input(const StepView& step, const DeviceNorm& norm, bool is_left);
+  NormInput normed_input(const StepView& step, const DeviceNorm& norm, bool is_left, const DeviceMatrix& weight);
   // What matrices of layers read in a step.
   Activations activations(const StepView& step) const { return limits_.as_fp8 && streams(step.tokens_max) ? Activations::half : Activations::bfloat16; }
   NormOutput left_for(const StepView& step, const DeviceNorm& next) const;
+  Quantized quantized_for(const DeviceMatrix& w, int tokens) const;
   BlasLt::Input input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens);
   // Beyond so many tokens cuBLASLt is faster, though norms and gates then take kernels of their own.
   static constexpr int streamed_tokens_max = 32;
@@ -101,8 +102,9 @@ class CudaBackend final : public Backend {
   DeviceArray<__nv_bfloat16> attended_;      // [T][heads * head_dim, padded]
   DeviceArray<uint8_t> wide_;                // [T][2 * ffn] of bfloat16, or [64][2 * ffn] of float32
   DeviceArray<__nv_bfloat16> gated_;         // [T][ffn, padded]
-  DeviceArray<uint8_t> quants_;              // [T][widest, padded], of what matrices of E4M3 read
-  DeviceArray<float> quant_scales_;          // [T]
+  DeviceArray<uint8_t> quants_;              // [T][hidden or heads * head_dim, padded], of what matrices of E4M3 read,
+  DeviceArray<uint8_t> gated_quants_;        // [T][ffn, padded], and of what down reads: others may be multiplied between
+  DeviceArray<float> quant_scales_, gated_scales_;  // [T]
   DeviceArray<float> added_;                 // [T][hidden]
   DeviceArray<float> partials_;              // see AttendScratch
   DeviceArray<int> arrived_;

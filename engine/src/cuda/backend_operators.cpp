@@ -35,8 +35,12 @@ void CudaBackend::run_operator(const StepView& step, const CudaEmbed& op) {
 }
 
 // What a norm's reader multiplies: left by who wrote x, where a step's matrices are streamed, or else by a kernel of its own.
-NormInput CudaBackend::normed_input(const StepView& step, const DeviceNorm& norm, bool is_left) {
+NormInput CudaBackend::normed_input(const StepView& step, const DeviceNorm& norm, bool is_left, const DeviceMatrix& weight) {
   if (is_left && streams(step.tokens_max)) return {squares_.get(), config_.hidden / square_values, config_.hidden, norm.epsilon};
+  if (const Quantized to = quantized_for(weight, step.tokens_max); to.values != nullptr) {
+    normalize(stream_, step, norm, x_.get(), config_.hidden, to);
+    return {};
+  }
   normalize(stream_, step, Rows::tokens, norm, x_.get(), config_.hidden, normed_.get(), activations(step));
   return {};
 }
@@ -61,7 +65,7 @@ KvView CudaBackend::kv_of(int layer) const {
 }
 
 void CudaBackend::run_operator(const StepView& step, const CudaQkv& op) {
-  const NormInput norm = normed_input(step, op.norm, op.is_left);
+  const NormInput norm = normed_input(step, op.norm, op.is_left, op.linear.weight);
   multiply(op.linear, normed_.get(), step.tokens_max, qkv_.get(), false, norm);
   HeadsTask task{.qkv = qkv_.get(), .heads = config_.heads, .kv_heads = config_.kv_heads, .head_dim = config_.head_dim, .q_norm = op.q_norm, .k_norm = op.k_norm};
   task.rope = ropes_[static_cast<size_t>(op.rope)];
@@ -83,12 +87,13 @@ void CudaBackend::run_operator(const StepView& step, const CudaProject& op) { ad
 void CudaBackend::run_operator(const StepView& step, const CudaDown& op) { add_to_stream(step, op.linear, op.post_norm, op.next, gated_.get()); }
 
 void CudaBackend::run_operator(const StepView& step, const CudaGateUp& op) {
-  const NormInput norm = normed_input(step, op.norm, op.is_left);
+  const NormInput norm = normed_input(step, op.norm, op.is_left, op.linear.weight);
   const int tokens = step.tokens_max, stride = padded_columns(op.ffn);
   GateTask task{.wide = wide_.get(), .bias = op.linear.bias, .activation = op.activation, .is_gated = op.is_gated, .ffn = op.ffn, .out = gated_.get()};
   if (!streams(tokens)) {
     blas_->multiply(stream_, op.linear.weight, input_of(op.linear.weight, normed_.get(), tokens), tokens, BlasLt::Result::bf16, wide_.get(), op.linear.weight.rows, false);
     task.is_float32 = false;
+    if (quantized_for(op.linear.weight, tokens).values != nullptr) task.quantized = {gated_quants_.get(), gated_scales_.get()};  // down's type is the same
     return gate(stream_, tokens, task);
   }
   task.bias = nullptr;  // the matrix's kernel adds it
@@ -148,10 +153,18 @@ void CudaBackend::sample_tokens(const StepView& step) {
 }
 
 // Matrices of E4M3 are multiplied by tokens of that type where there are many of them.
-BlasLt::Input CudaBackend::input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens) {
-  if (w.type == DeviceMatrix::Type::bf16) return {x, nullptr};
-  quantize_rows(stream_, x, tokens, w.columns, quants_.get(), quant_scales_.get());
+Quantized CudaBackend::quantized_for(const DeviceMatrix& w, int tokens) const {
+  if (w.type == DeviceMatrix::Type::bf16 || streams(tokens)) return {};
   return {quants_.get(), quant_scales_.get()};
+}
+
+// Norms and gates have left their values in that type; attention has not.
+BlasLt::Input CudaBackend::input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens) {
+  const Quantized quantized = quantized_for(w, tokens);
+  if (quantized.values == nullptr) return {x, nullptr};
+  if (x == gated_.get()) return {gated_quants_.get(), gated_scales_.get()};
+  if (x == attended_.get()) quantize_rows(stream_, x, tokens, w.columns, quantized.values, quantized.scales);
+  return {quantized.values, quantized.scales};
 }
 
 void CudaBackend::multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds, const NormInput& norm, const NormOutput& next) {

@@ -2,13 +2,15 @@
 // others multiplied: biases and the soft cap of logits. A block has one token and 1,024 of its values.
 #include "activate.cuh"
 #include "launch.h"
+#include "quantize.cuh"
 #include "store.cuh"
 #include "vectors.h"
 
 namespace millrace {
 namespace {
 
-constexpr int gate_threads = 256, gate_values = 1024;
+constexpr int gate_threads = 256, gate_values = 1024, gate_row_threads = 512;
+constexpr int gate_row_values_max = 98'304;  // that a block's shared memory holds in bfloat16
 
 __device__ float with_bias(const GateTask& task, int64_t row, int i, int width) {
   const int64_t at = row * width + i;
@@ -39,14 +41,9 @@ __global__ void __launch_bounds__(gate_threads) finish_rows_kernel(const float* 
   }
 }
 
-// Eight values a thread, of bfloat16 without a bias: what many tokens' matrices leave.
-__global__ void __launch_bounds__(gate_threads) gate_eight_kernel(GateTask task, int stride) {
-  let_next_begin();
-  wait_for_previous();
-  const int i = 8 * (static_cast<int>(blockIdx.x) * gate_threads + static_cast<int>(threadIdx.x));
-  if (i >= task.ffn) return;
-  const auto* row = static_cast<const __nv_bfloat16*>(task.wide) + static_cast<int64_t>(blockIdx.y) * 2 * task.ffn;
-  const uint4 gates = *reinterpret_cast<const uint4*>(row + i), ups = *reinterpret_cast<const uint4*>(row + task.ffn + i);
+// Eight values of a row of bfloat16 without a bias: what many tokens' matrices leave.
+__device__ __forceinline__ uint4 gated_eight(const GateTask& task, const __nv_bfloat16* gate_values_at) {
+  const uint4 gates = *reinterpret_cast<const uint4*>(gate_values_at), ups = *reinterpret_cast<const uint4*>(gate_values_at + task.ffn);
   const auto *gate_pairs = reinterpret_cast<const __nv_bfloat162*>(&gates), *up_pairs = reinterpret_cast<const __nv_bfloat162*>(&ups);
   uint4 results;
   auto* pairs = reinterpret_cast<uint32_t*>(&results);
@@ -55,7 +52,36 @@ __global__ void __launch_bounds__(gate_threads) gate_eight_kernel(GateTask task,
     const float2 gate = __bfloat1622float2(gate_pairs[j]), up = __bfloat1622float2(up_pairs[j]);
     pairs[j] = stored_pair(gated(task.activation, gate.x, up.x), gated(task.activation, gate.y, up.y), task.as);
   }
-  *reinterpret_cast<uint4*>(task.out + static_cast<int64_t>(blockIdx.y) * stride + i) = results;
+  return results;
+}
+
+// Eight a thread.
+__global__ void __launch_bounds__(gate_threads) gate_eight_kernel(GateTask task, int stride) {
+  let_next_begin();
+  wait_for_previous();
+  const int i = 8 * (static_cast<int>(blockIdx.x) * gate_threads + static_cast<int>(threadIdx.x));
+  if (i >= task.ffn) return;
+  const auto* row = static_cast<const __nv_bfloat16*>(task.wide) + static_cast<int64_t>(blockIdx.y) * 2 * task.ffn;
+  *reinterpret_cast<uint4*>(task.out + static_cast<int64_t>(blockIdx.y) * stride + i) = gated_eight(task, row + i);
+}
+
+// The same for E4M3, which a block must see a whole row for.
+__global__ void __launch_bounds__(gate_row_threads) gate_quantized_kernel(GateTask task, int stride) {
+  extern __shared__ uint4 gated_row[];
+  __shared__ float partial[32];
+  let_next_begin();
+  wait_for_previous();
+  const int64_t t = blockIdx.x;
+  const auto* row = static_cast<const __nv_bfloat16*>(task.wide) + t * 2 * task.ffn;
+  float largest = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < task.ffn / 8; i += gate_row_threads) {
+    gated_row[i] = gated_eight(task, row + 8 * i);
+    largest = largest_of_eight(gated_row[i], largest);
+  }
+  const float scale = e4m3_scale(block_largest(largest, partial)), inverse = 1 / scale;
+  if (threadIdx.x == 0) task.quantized.scales[t] = scale;
+  auto* out = reinterpret_cast<uint2*>(task.quantized.values + t * stride);
+  for (int i = static_cast<int>(threadIdx.x); i < stride / 8; i += gate_row_threads) out[i] = i < task.ffn / 8 ? e4m3_eight(gated_row[i], inverse) : uint2{0, 0};
 }
 
 dim3 grid_of(int n, int tokens) { return dim3(static_cast<unsigned>((n + gate_values - 1) / gate_values), static_cast<unsigned>(tokens)); }
@@ -63,11 +89,24 @@ dim3 grid_of(int n, int tokens) { return dim3(static_cast<unsigned>((n + gate_va
 }  // namespace
 
 void gate(cudaStream_t stream, int tokens, const GateTask& task) {
-  if (task.is_gated && !task.is_float32 && task.bias == nullptr && task.ffn % 8 == 0) {
-    const dim3 grid(static_cast<unsigned>((task.ffn / 8 + gate_threads - 1) / gate_threads), static_cast<unsigned>(tokens));
-    return launch(stream, grid, gate_threads, 0, gate_eight_kernel, task, padded_columns(task.ffn));
+  const int stride = padded_columns(task.ffn);
+  const bool is_plain = task.is_gated && !task.is_float32 && task.bias == nullptr && task.ffn % 8 == 0;
+  if (task.quantized.values != nullptr && is_plain && task.ffn <= gate_row_values_max) {
+    static const bool is_allowed = (allow_shared(gate_quantized_kernel, gate_row_values_max * sizeof(uint16_t)), true);
+    static_cast<void>(is_allowed);
+    return launch(stream, tokens, gate_row_threads, static_cast<size_t>(task.ffn) * sizeof(uint16_t), gate_quantized_kernel, task, stride);
   }
-  launch(stream, grid_of(task.ffn, tokens), gate_threads, 0, gate_kernel, task, padded_columns(task.ffn));
+  if (task.quantized.values != nullptr) {
+    GateTask rounded = task;
+    rounded.quantized = {};
+    gate(stream, tokens, rounded);
+    return quantize_rows(stream, task.out, tokens, stride, task.quantized.values, task.quantized.scales);
+  }
+  if (is_plain) {
+    const dim3 grid(static_cast<unsigned>((task.ffn / 8 + gate_threads - 1) / gate_threads), static_cast<unsigned>(tokens));
+    return launch(stream, grid, gate_threads, 0, gate_eight_kernel, task, stride);
+  }
+  launch(stream, grid_of(task.ffn, tokens), gate_threads, 0, gate_kernel, task, stride);
 }
 
 void finish_rows(cudaStream_t stream, int tokens, const float* bias, float soft_cap, float* y, int n, int64_t stride) {

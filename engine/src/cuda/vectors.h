@@ -45,10 +45,18 @@ struct DeviceNorm {
   int n = 0;
 };
 
+// Values for a matrix of E4M3, [tokens][columns, padded], and a scale for each token.
+struct Quantized {
+  uint8_t* values = nullptr;
+  float* scales = nullptr;
+};
+
 // norm.cu: out[t] = norm(x[t]) for each token, or for each sample that of its token; [tokens or samples][padded_columns(n)].
 enum class Rows : uint8_t { tokens, samples };
 void normalize(cudaStream_t stream, const StepView& step, Rows rows, const DeviceNorm& norm, const float* x, int n, __nv_bfloat16* out,
                Activations as = Activations::bfloat16);
+// The same for each token, in E4M3.
+void normalize(cudaStream_t stream, const StepView& step, const DeviceNorm& norm, const float* x, int n, const Quantized& out);
 // x[t] += norm(added[t]).
 void add_normed(cudaStream_t stream, const StepView& step, const DeviceNorm& norm, const float* added, int n, float* x);
 
@@ -74,12 +82,13 @@ struct GateTask {
   int ffn = 0;
   __nv_bfloat16* out = nullptr;  // [tokens][padded_columns(ffn)]
   Activations as = Activations::bfloat16;
+  Quantized quantized;           // where it is to have them in E4M3, beside or instead of `out`
 };
 void gate(cudaStream_t stream, int tokens, const GateTask& task);
 // y[t] += bias, and then, if soft_cap is not 0, soft_cap * tanh(y / soft_cap); bias may be none.
 void finish_rows(cudaStream_t stream, int tokens, const float* bias, float soft_cap, float* y, int n, int64_t stride);
 
-// quantize.cu: quants [rows][columns] of E4M3 and scales [rows] of x [rows][columns]; columns are a multiple of column_multiple.
+// quantize.cu: x [rows][columns] in E4M3; columns are a multiple of column_multiple.
 void quantize_rows(cudaStream_t stream, const __nv_bfloat16* x, int rows, int columns, uint8_t* quants, float* scales);
 
 // experts.cu: x += the sum over each token's experts of weight * expert(input). Right, but not tuned: an expert's matrices are read once for

@@ -62,6 +62,29 @@ double gated(Activation activation, double gate, double up) {
   return activated(activation, gate) * up;
 }
 
+// Rows of E4M3 that were poisoned before, as something wrote them.
+struct QuantizedRows {
+  explicit QuantizedRows(int rows_of, int columns_of) : rows(rows_of), stride(padded_columns(columns_of)), columns(columns_of), quants(test::upload(std::vector<uint8_t>(static_cast<size_t>(rows * stride), 0x7f))), scales(static_cast<size_t>(rows)) {}
+
+  Quantized view() const { return {quants.get(), scales.get()}; }
+  void check(int row, const std::vector<double>& right) const {
+    const std::vector<float> values = test::fp8_values(quants), all_scales = test::download(scales);
+    const float scale = all_scales[static_cast<size_t>(row)];
+    double largest = 0;
+    for (const double value : right) largest = std::max(largest, std::fabs(value));
+    CHECK(std::fabs(scale - largest / 448) <= 0.01 * scale, "row ", row, " has the scale ", scale, ", not ", largest / 448);
+    for (int i = 0; i < stride; i++) {
+      const float value = values[static_cast<size_t>(row * stride + i)];
+      const double wanted = i < columns ? right[static_cast<size_t>(i)] : 0;
+      CHECK(std::fabs(value * scale - wanted) <= std::fabs(wanted) * 0x1.2p-4 + scale * 0x1.1p-10, "row ", row, " value ", i, ": ", value * scale, ", not ", wanted);
+    }
+  }
+
+  int rows, stride, columns;
+  DeviceArray<uint8_t> quants;
+  DeviceArray<float> scales;
+};
+
 }  // namespace
 
 TEST("norms of tokens and of samples are right, in bfloat16 and added") {
@@ -213,6 +236,40 @@ TEST("gates have their activation and bias, from float32 and bfloat16") {
           check_near({at, at + ffn}, right, bf16_error, "gate");
         }
       }
+}
+
+TEST("norms and gates leave rows of E4M3 for matrices of that type") {
+  test::need_gpu();
+  Random random;
+  for (const bool is_layer : {false, true})
+    for (const int n : {16, 576, 4096, 4544}) {
+      const int tokens = random.between(1, 9);
+      test::CudaStep step(tokens, 1);
+      const std::vector<float> x = normals(random, static_cast<size_t>(tokens * n), 3), weight = normals(random, static_cast<size_t>(n)), bias = normals(random, static_cast<size_t>(n));
+      const auto d_x = test::upload(x), d_weight = test::upload(weight), d_bias = test::upload(bias);
+      const QuantizedRows rows(tokens, n);
+      normalize(nullptr, step.view(), {d_weight.get(), is_layer ? d_bias.get() : nullptr, is_layer, 1e-5f, n}, d_x.get(), n, rows.view());
+      for (int t = 0; t < tokens; t++) rows.check(t, normed(x, static_cast<size_t>(t * n), n, weight, bias, is_layer, 1e-5));
+    }
+  for (const bool is_gated : {true, false})
+    for (const int ffn : {16, 72, 1536, 14336, 20480}) {
+      const int tokens = 3, width = is_gated ? 2 * ffn : ffn;
+      std::vector<float> wide = normals(random, static_cast<size_t>(tokens * width), 4);
+      std::vector<__nv_bfloat16> rounded;
+      for (float& value : wide) rounded.push_back(__float2bfloat16_rn(value)), value = bf16(value);
+      const auto d_wide = test::upload(rounded);
+      const DeviceArray<__nv_bfloat16> out(static_cast<size_t>(tokens * padded_columns(ffn)));
+      const QuantizedRows rows(tokens, ffn);
+      gate(nullptr, tokens, {.wide = d_wide.get(), .is_float32 = false, .is_gated = is_gated, .ffn = ffn, .out = out.get(), .quantized = rows.view()});
+      for (int t = 0; t < tokens; t++) {
+        std::vector<double> right;
+        for (int i = 0; i < ffn; i++) {
+          const auto value = [&](int j) { return double{wide[static_cast<size_t>(t * width + j)]}; };
+          right.push_back(is_gated ? gated(Activation::silu, value(i), value(ffn + i)) : activated(Activation::silu, value(i)));
+        }
+        rows.check(t, right);
+      }
+    }
 }
 
 TEST("rows in E4M3 are within its step of what they were") {
