@@ -57,6 +57,20 @@ TEST("every bfloat is the upper half of a float") {
   }
 }
 
+// As above, for the bfloat: the midpoint of two neighbours is the float whose lower half is 0x8000.
+TEST("a float is rounded to the nearest bfloat, ties to even") {
+  for (uint32_t bfloat = 0; bfloat < 0x7f80; bfloat++) {
+    const auto rounded = [&](uint32_t below) { return uint32_t{float_to_bfloat(std::bit_cast<float>((bfloat << 16) + below))}; };
+    CHECK_EQUAL(rounded(0), bfloat);
+    CHECK_EQUAL(rounded(0x7fff), bfloat);
+    CHECK_EQUAL(rounded(0x8000), bfloat + bfloat % 2);
+    CHECK_EQUAL(rounded(0x8001), bfloat + 1);
+    CHECK_EQUAL(rounded(0x80008000), 0x8000 | (bfloat + bfloat % 2));
+  }
+  CHECK_EQUAL(uint32_t{float_to_bfloat(INFINITY)}, 0x7f80u);
+  CHECK(std::isnan(bfloat_to_float(float_to_bfloat(NAN))));
+}
+
 TEST("quantized blocks are dequantized by their formulas") {
   test::Random random;
   for (int round = 0; round < 50; round++) {

@@ -69,7 +69,7 @@ void put_column_major(const Element* values, int columns, int row, uint8_t* band
 }
 
 // Cuts a float to bfloat16; whether that is exact is for the caller to see.
-uint16_t float_to_bfloat(float value) { return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16); }
+uint16_t cut_to_bfloat(float value) { return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16); }
 
 // Puts rows of tensors into bands. Holds what one row needs on the way.
 class RowPacker {
@@ -95,7 +95,7 @@ class RowPacker {
       case Packing::f16:
         return tensor.type == Type::f16 ? put_as_stored(tensor, index, row, band) : put_rounded(tensor, index, row, band, float_to_half, half_to_float);
       case Packing::bf16:
-        return tensor.type == Type::bf16 ? put_as_stored(tensor, index, row, band) : put_rounded(tensor, index, row, band, float_to_bfloat, bfloat_to_float);
+        return tensor.type == Type::bf16 ? put_as_stored(tensor, index, row, band) : put_rounded(tensor, index, row, band, cut_to_bfloat, bfloat_to_float);
       case Packing::f32:
         read_row(tensor, index, values_.data());
         put_column_major(values_.data(), columns_, row, band);

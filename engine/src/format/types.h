@@ -1,6 +1,7 @@
 // The types of numbers that tensors are stored in. All little-endian.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <string>
 
@@ -40,6 +41,12 @@ int bytes_a_block(Type type);
 float half_to_float(uint16_t half);
 uint16_t float_to_half(float value);  // rounds to nearest even
 float bfloat_to_float(uint16_t bfloat);
+// Rounds to nearest even.
+inline uint16_t float_to_bfloat(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const bool is_number = (bits & 0x7fffffff) <= 0x7f800000;
+  return static_cast<uint16_t>(is_number ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : 0x7fff);
+}
 
 // Writes `count` float32 values from `count` stored ones; count is a multiple of the block.
 // Not for `derived`.
