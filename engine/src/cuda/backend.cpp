@@ -35,7 +35,7 @@ CudaBackend::CudaBackend(const ModelFile& file, const Model& model, const KvSlot
   for (Flight& each : flights_) check(cudaEventCreateWithFlags(&each.arrived, cudaEventDisableTiming), "creating an event");
   const uint64_t begun = now_us(), direct = file.direct_bytes();
   weights_ = std::make_unique<CudaWeights>(file, config_, team, limits_.as_fp8);
-  for (const Operator& op : model.operators) operators_.push_back(weights_->place(op));
+  operators_ = weights_->place(model.operators);
   if (model.ropes.size() > ropes_max) throw CudaError(text("models of ", model.ropes.size(), " RoPEs are not run on a GPU, only of up to ", ropes_max));
   const int tokens = rounded_up(limits_.tokens_max, step_multiple);
   for (const Rope& rope : model.ropes) {
@@ -43,7 +43,6 @@ CudaBackend::CudaBackend(const ModelFile& file, const Model& model, const KvSlot
     turns_.emplace_back(static_cast<size_t>(tokens) * static_cast<size_t>(pairs));
     ropes_.push_back({weights_->vector(rope.frequencies), turns_.back().get(), pairs, rope.attention_factor, rope.style == Rope::Style::halves});
   }
-  weights_->finish();
   const double rate = static_cast<double>(weights_->read_bytes()) / static_cast<double>(std::max<uint64_t>(now_us() - begun, 1)) / 1000;
   share_norms();
   work_ = weights_->work();

@@ -1,10 +1,11 @@
-// Memory that frees itself: the device's, and the host's that the device reads and writes.
+// Memory that frees itself, the device's and the host's that the device reads and writes; and streams and events that end by themselves.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
 #include <memory>
+#include <type_traits>
 
 #include "error.h"
 
@@ -16,6 +17,31 @@ struct DeviceFree {
 struct PinnedFree {
   void operator()(void* memory) const { cudaFreeHost(memory); }
 };
+
+struct StreamEnd {
+  // What it has begun is done.
+  void operator()(cudaStream_t stream) const {
+    (void)cudaStreamSynchronize(stream);
+    cudaStreamDestroy(stream);
+  }
+};
+struct EventEnd {
+  void operator()(cudaEvent_t event) const { cudaEventDestroy(event); }
+};
+using CudaStream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, StreamEnd>;
+using CudaEvent = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, EventEnd>;
+
+// One that waits for no other, and none for it.
+inline CudaStream make_stream() {
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
+  return CudaStream(stream);
+}
+inline CudaEvent make_event() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
+  return CudaEvent(event);
+}
 
 // `count` values on the device, zero at first.
 template <typename Value>

@@ -9,6 +9,7 @@
 #include "../base/team.h"
 #include "../model/model.h"
 #include "engine.h"
+#include "loader.h"
 #include "memory.h"
 #include "vectors.h"
 
@@ -73,20 +74,18 @@ struct CudaLogits {
 };
 using CudaOperator = std::variant<CudaEmbed, CudaQkv, CudaAttend, CudaProject, CudaGateUp, CudaDown, CudaExperts, CudaLogits>;
 
-// The weights on the device, which it frees. A team reads them from the file, rounded to bfloat16 where they are of another type, into pinned
-// memory, from where they are copied while the next ones are read.
+// The weights on the device, which it frees. Matrices lie in one block, since memory is given out slowly: they are placed first, and only then,
+// when it is known how much there is of them, are they all read and copied; see loader.h.
 class CudaWeights {
  public:
   // as_fp8: matrices become E4M3 with a scale for each row, or stay that, but for the embedding, the LM head and what routes or is routed to.
   CudaWeights(const ModelFile& file, const ModelConfig& config, Team& team, bool as_fp8);
-  ~CudaWeights();
   CudaWeights(const CudaWeights&) = delete;
   CudaWeights& operator=(const CudaWeights&) = delete;
 
-  CudaOperator place(const Operator& op);
+  // All of a model's, once. Their weights are on the device when it returns.
+  std::vector<CudaOperator> place(const std::vector<Operator>& operators);
   const float* vector(const std::vector<float>& values);
-  // All copies are done; the pinned memory is given back.
-  void finish();
 
   uint64_t bytes() const { return bytes_; }
   // Of matrices, as the file has them.
@@ -95,32 +94,25 @@ class CudaWeights {
   const MatrixWork& work() const { return work_; }
 
  private:
-  struct Staged {
-    PinnedArray<uint8_t> memory;
-    DeviceArray<uint8_t> unquantized;  // of what becomes E4M3
-    cudaEvent_t copied = nullptr;
-  };
-  static constexpr int staged_count = 4;
-
+  CudaOperator place(const Operator& op);
   DeviceNorm norm(const Norm& norm);
   const float* vector(const FileTensor* tensor);
   DeviceMatrix matrix(const std::vector<const FileTensor*>& tensors, DeviceMatrix::Type type = DeviceMatrix::Type::bf16);
   DeviceLinear linear(const std::vector<Linear>& parts, DeviceMatrix::Type type = DeviceMatrix::Type::bf16);
   DeviceMatrix::Type type() const { return as_fp8_ ? DeviceMatrix::Type::fp8 : DeviceMatrix::Type::bf16; }
-  Staged& next_staged();
-  void copy_e4m3(const std::vector<const FileTensor*>& tensors, int columns, uint8_t* values, float* scales);
-  void copy_rows(const std::vector<const FileTensor*>& tensors, int64_t first, int64_t count, int columns, uint8_t* to);
+  uint64_t take(int64_t bytes);
   void count(const DeviceMatrix& weight, double part);
 
   const ModelFile& file_;
   const ModelConfig config_;
   Team& team_;
   const bool as_fp8_;
-  std::deque<DeviceArray<uint8_t>> arrays_;
-  std::map<std::vector<const FileTensor*>, DeviceMatrix> matrices_;  // a tied embedding is stored once
-  Staged staged_[staged_count];
-  int next_ = 0;
-  cudaStream_t stream_ = nullptr;
+  std::deque<DeviceArray<uint8_t>> vectors_;
+  DeviceArray<uint8_t> block_;  // of all matrices
+  uint64_t block_bytes_ = 0;
+  std::vector<MatrixCopy> copies_;
+  // A tied embedding is stored once. Their addresses are still places in the block.
+  std::map<std::vector<const FileTensor*>, DeviceMatrix> matrices_;
   uint64_t bytes_ = 0, read_bytes_ = 0;
   MatrixWork work_;
 };
