@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <future>
 
 #include "base/attempt.h"
 #include "base/clock.h"
@@ -56,14 +57,17 @@ KvElement element_of(const Assembly& parts) {
   return parts.options.kv_type == KvType::q8 ? KvElement::int8 : KvElement::float16;
 }
 
+bool may_run_on_gpu(const EngineOptions& options) {
+  return (options.kernels == KernelSet::hopper || options.kernels == KernelSet::automatic) && options.precision != Precision::float32 && options.kv_type != KvType::q8;
+}
+
 // A GPU where there is one and nothing was asked for that a CPU alone has.
 Status choose_device(Assembly& parts) {
   const EngineOptions& options = parts.options;
   const bool is_asked = options.kernels == KernelSet::hopper;
   if (options.precision == Precision::fp8 && !is_asked && options.kernels != KernelSet::automatic)
     return Status::error("weights in fp8 are run on a GPU only; leave --precision out, or ask for --kernels hopper");
-  if (!is_asked && options.kernels != KernelSet::automatic) return Status();
-  if (options.precision == Precision::float32 || options.kv_type == KvType::q8)
+  if (!may_run_on_gpu(options))
     return is_asked ? Status::error(options.kv_type == KvType::q8 ? "keys and values in 8 bits are kept on a CPU only; leave --kv-type out, or ask for --kernels cpu"
                                                                   : "float32 is computed on a CPU only; ask for the kernels of one")
                     : Status();
@@ -175,6 +179,9 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   parts->options = options;
   const Machine machine = inspect_machine();
 
+  // The first call to a GPU starts its driver, which takes a fifth of a second; the file is read meanwhile.
+  std::future<void> waking;
+  if (may_run_on_gpu(options)) waking = std::async(std::launch::async, [] { (void)inspect_cuda(); });
   auto file = open_model(options.path);
   if (!file.ok()) return file.status();
   parts->file = file.take();
@@ -188,6 +195,7 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   choose_frequencies(parts->model, parts->options.context_tokens);
   items.done("file");
 
+  if (waking.valid()) waking.wait();
   if (Status status = choose_device(*parts); !status.ok()) return status;
   const Kernels* kernels = kernels_of(options.kernels, machine);
   if (kernels == nullptr && !parts->gpu) return Status::error("this CPU or this build lacks the kernels that were asked for; ask for auto or reference");

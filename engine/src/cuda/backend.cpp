@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <future>
 
 #include "../base/clock.h"
 #include "../base/text.h"
@@ -34,6 +35,11 @@ CudaBackend::CudaBackend(const ModelFile& file, const Model& model, const KvSlot
   check(cudaStreamCreate(&stream_), "creating a stream");
   for (Flight& each : flights_) check(cudaEventCreateWithFlags(&each.arrived, cudaEventDisableTiming), "creating an event");
   const uint64_t begun = now_us(), direct = file.direct_bytes();
+  // A large library, whose opening takes a while: the weights are read meanwhile.
+  std::future<std::unique_ptr<BlasLt>> opening = std::async(std::launch::async, [this] {
+    check(cudaSetDevice(device_), "choosing a device");
+    return BlasLt::open();
+  });
   weights_ = std::make_unique<CudaWeights>(file, config_, team, limits_.as_fp8);
   operators_ = weights_->place(model.operators);
   if (model.ropes.size() > ropes_max) throw CudaError(text("models of ", model.ropes.size(), " RoPEs are not run on a GPU, only of up to ", ropes_max));
@@ -46,7 +52,7 @@ CudaBackend::CudaBackend(const ModelFile& file, const Model& model, const KvSlot
   const double rate = static_cast<double>(weights_->read_bytes()) / static_cast<double>(std::max<uint64_t>(now_us() - begun, 1)) / 1000;
   share_norms();
   work_ = weights_->work();
-  blas_ = BlasLt::open();
+  blas_ = opening.get();
   reserve();
   log.push_back(text("weights: ", weights_->read_bytes() >> 20, " MiB read at ", std::round(rate * 10) / 10, " GB/s, ", (file.direct_bytes() - direct) >> 20, " MiB of them past the file cache"));
   log.push_back(text("weights: ", weights_->bytes() >> 20, " MiB on the GPU, in ", limits_.as_fp8 ? "E4M3 with a scale for each row (embedding and LM head in bfloat16)" : "bfloat16",
