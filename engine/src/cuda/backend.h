@@ -52,6 +52,8 @@ class CudaBackend final : public Backend {
   void read_logits(const Plan& plan, const StepRoom& room);
   void await(cudaEvent_t event);
 
+  int whole_step(int tokens) const;
+  int graph_size(int tokens) const;
   void forward(const StepView& step);
   void run_operator(const StepView& step, const CudaEmbed& op);
   void run_operator(const StepView& step, const CudaQkv& op);

@@ -20,7 +20,7 @@ constexpr double clip_deviations = 3;
 constexpr double clip_min = 0.06, clip_max = 0.6;
 constexpr double quantile_deviations = 2.6;  // 99% of a normal distribution, and a little for one with a longer tail
 constexpr double stall_fading = 0.9977;
-constexpr int sweeps = 4;
+constexpr int sweeps = 12;
 constexpr int tokens_first = 64;  // what the first step may hold, for want of any measure
 
 }  // namespace
