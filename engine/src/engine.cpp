@@ -19,6 +19,8 @@ constexpr int64_t pages_seen_every_us = 1'000'000;
 // Pages are mapped ahead for all rows at once, every few steps, so far that none comes to its end before the next time.
 constexpr uint64_t prepare_steps = 8;
 constexpr int prepare_tokens = 2 * prepare_steps;
+// So long before the step in front of it ends is one begun, and a part of that step's time, beside what beginning takes.
+constexpr int64_t lead_us_min = 500, lead_part = 10;
 
 }  // namespace
 
@@ -64,6 +66,13 @@ void Engine::Implementation::end_all(const Status& status) {
   publish();
 }
 
+// When the next step is to be begun: where one is under way, just before the device would have nothing to do. Who comes until then is part of it.
+int64_t Engine::Implementation::begin_at_us() const {
+  if (begun.empty()) return 0;
+  const Begun& last = begun.back();
+  return std::max(last.begun_us, finished_us) + last.expected_us - (lead_us_min + last.expected_us / lead_part + begin_cost_us * 3 / 2);
+}
+
 // Waits until there is something to do. False: the engine closes.
 bool Engine::Implementation::take_commands() {
   std::unique_lock lock(mutex);
@@ -74,6 +83,8 @@ bool Engine::Implementation::take_commands() {
     if (!attempt([this] { is_warm = !parts->backend->warm_up(); }).ok()) is_warm = true;
     lock.lock();
   }
+  const int64_t begin_at = begin_at_us();
+  for (int64_t now = clock_us(); now < begin_at && !closing && evaluations.empty(); now = clock_us()) wake.wait_for(lock, std::chrono::microseconds(begin_at - now));
   // Where all are held nothing comes of another step; but the schedule is asked again before long: it knows of times.
   if ((live.empty() && begun.empty()) || !is_idle)
     wake.wait(lock, [&] { return has_commands() || !live.empty() || !begun.empty(); });
@@ -158,11 +169,13 @@ void Engine::Implementation::step() {
 bool Engine::Implementation::begin_step() {
   std::vector<uint32_t> admitted;
   std::vector<Row> rows;
+  Begun next{.begun_us = clock_us()};
+  const int64_t from = next.begun_us;
   {
     const std::lock_guard lock(mutex);
-    rows = schedule.plan(clock_us(), admitted);
+    rows = schedule.plan(from, admitted);
+    next.expected_us = schedule.step_ends_us() - from;
   }
-  Begun next{.begun_us = clock_us()};
   for (const uint32_t request : admitted) {
     Live& each = *live.at(request);
     // Who was parked has begun already.
@@ -186,6 +199,7 @@ bool Engine::Implementation::begin_step() {
     parts->backend->begin(begun.back().plan);
   });
   if (status.ok()) {
+    begin_cost_us = std::max(clock_us() - from, begin_cost_us - begin_cost_us / 32);
     if (steps_begun++ % prepare_steps == 0) prepare_pages(begun.back().plan);
     return true;
   }

@@ -53,9 +53,10 @@ struct Engine::Implementation {
     Plan plan;
     std::vector<std::shared_ptr<Live>> rows;
     std::vector<int> returned;  // slots of those that ended meanwhile
-    int64_t begun_us, mapping_us;
+    int64_t begun_us, expected_us, mapping_us;
   };
   std::deque<Begun> begun;
+  int64_t begin_cost_us = 0;  // the longest that beginning a step took of late
   int64_t finished_us = 0;  // when the last step was
   uint64_t steps_begun = 0;
   int64_t pages_seen_us = 0;  // when they were last looked at for statistics
@@ -72,6 +73,7 @@ struct Engine::Implementation {
 
   void work();
   bool take_commands();
+  int64_t begin_at_us() const;
   void begin_requests();
   void continue_answers();
   Taken take_slot(uint32_t request, int pages);

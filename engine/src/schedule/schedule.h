@@ -95,6 +95,8 @@ class Schedule {
   bool fits_ever(int prompt_tokens, int tokens_max) const;
   bool contains(uint32_t request) const { return by_request_.contains(request); }
   const StepTime& step_time() const { return time_; }
+  // When the step that was planned last ends, as far as that is known.
+  int64_t step_ends_us() const { return step_ends_us_; }
   const Misses& misses() const { return misses_; }
 
  private:
