@@ -1,10 +1,12 @@
 // What a benchmark of the whole engine runs, as its command line has it.
 #pragma once
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "engine.h"
 
@@ -32,6 +34,13 @@ inline std::unique_ptr<Engine> load(const EngineOptions& options, Engine::OnStep
   }
   std::unique_ptr<Engine> engine = loaded.take();
   for (const std::string& line : engine->info().log) std::printf("# %s\n", line.c_str());
+  return engine;
+}
+
+// As load, and then lets it get ready what it does while nobody asks for anything: graphs, and the ways of products.
+inline std::unique_ptr<Engine> load_and_rest(const EngineOptions& options, Engine::OnStep on_step) {
+  std::unique_ptr<Engine> engine = load(options, std::move(on_step));
+  if (options.kernels != KernelSet::cpu) std::this_thread::sleep_for(std::chrono::seconds(4));
   return engine;
 }
 

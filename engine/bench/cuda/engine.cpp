@@ -74,7 +74,7 @@ class Run {
     options.context_tokens = context;
     options.slots = slots;
     options.prefix_cache = false;
-    engine_ = bench::load(options, ends_.listener());
+    engine_ = bench::load_and_rest(options, ends_.listener());
   }
 
   // Milliseconds from the first submit to the last event.

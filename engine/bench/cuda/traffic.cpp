@@ -44,7 +44,7 @@ double quantile(std::vector<double> values, double part) {
 
 class Client {
  public:
-  explicit Client(const EngineOptions& options) : engine_(bench::load(options, listener())) {}
+  explicit Client(const EngineOptions& options) : engine_(bench::load_and_rest(options, listener())) {}
 
   std::vector<int32_t> random_tokens(int count) {
     std::vector<int32_t> tokens;

@@ -45,6 +45,15 @@ class CudaBackend final : public Backend {
   void run_eagerly(const Plan& plan, const StepRoom& needed);
   void run_graph(const Plan& plan, const StepRoom& needed);
   StepRoom room_of_graph(int tokens) const;
+  struct Product {
+    const DeviceMatrix* w = nullptr;
+    const __nv_bfloat16* x = nullptr;
+    BlasLt::Result result = BlasLt::Result::f32;
+    void* y = nullptr;
+    bool adds = false;
+  };
+  Product product_of(const CudaOperator& op) const;
+  bool tune(int tokens);
   Graph& graph_of(const StepRoom& room);
   template <typename Work>
   cudaGraphExec_t capture(const Work& work);

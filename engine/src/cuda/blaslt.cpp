@@ -3,6 +3,10 @@
 #include <dlfcn.h>
 #include <library_types.h>
 
+#include <limits>
+#include <utility>
+#include <vector>
+
 #include "../base/text.h"
 
 namespace millrace {
@@ -14,6 +18,7 @@ constexpr int attribute_transposes_a = 3, attribute_w_scales = 17, attribute_x_s
 constexpr int scale_for_each_row = 3;  // of w, and for each token of x
 constexpr int preference_workspace_bytes = 1;
 constexpr size_t workspace_bytes = 32 << 20;
+constexpr int ways_max = 8, rounds_a_way = 2;
 
 using Handle = void*;
 using Description = void*;
@@ -77,7 +82,9 @@ struct BlasLt::Plan {
   const Library& library;
   Description description = nullptr;
   Layout w = nullptr, x = nullptr, y = nullptr;
-  Algorithm algorithm = {};
+  std::vector<Algorithm> ways;  // the likeliest to be fast first
+  size_t chosen = 0;
+  bool is_tuned = false;
 
   explicit Plan(const Library& from) : library(from) {}
   ~Plan() {
@@ -104,14 +111,14 @@ struct BlasLt::Plan {
     Preference preference = nullptr;
     check_blas(library.create_preference(&preference), "choosing");
     const size_t bytes = workspace_bytes;
-    Heuristic found = {};
+    Heuristic found[ways_max] = {};
     int count = 0;
     int status = library.set_preference(preference, preference_workspace_bytes, &bytes, sizeof(bytes));
-    if (status == 0) status = library.find(handle, description, w, x, y, y, preference, 1, &found, &count);
+    if (status == 0) status = library.find(handle, description, w, x, y, y, preference, ways_max, found, &count);
     library.destroy_preference(preference);
     check_blas(status, "choosing");
     if (count == 0) throw CudaError(text("cuBLASLt has nothing for a matrix of ", rows, " x ", columns, " and ", tokens, " tokens"));
-    algorithm = found.algorithm;
+    for (int i = 0; i < count; i++) ways.push_back(found[i].algorithm);
   }
 };
 
@@ -140,15 +147,40 @@ BlasLt::Plan& BlasLt::plan_of(const Shape& shape) {
 }
 
 void BlasLt::multiply(cudaStream_t stream, const DeviceMatrix& w, const Input& x, int tokens, Result result, void* y, int64_t stride, bool adds) {
-  const Plan& plan = plan_of({w.type, w.rows, w.columns, tokens, result, stride, adds});
+  run(stream, plan_of({w.type, w.rows, w.columns, tokens, result, stride, adds}), w, x, y, adds);
+}
+
+void BlasLt::run(cudaStream_t stream, const Plan& plan, const DeviceMatrix& w, const Input& x, void* y, bool adds) {
   if (w.type == DeviceMatrix::Type::fp8) {
     check_blas(library_->set_attribute(plan.description, attribute_w_scales, &w.scales, sizeof(w.scales)), "setting scales");
     check_blas(library_->set_attribute(plan.description, attribute_x_scales, &x.scales, sizeof(x.scales)), "setting scales");
   }
   const float one = 1, beta = adds ? 1 : 0;
-  check_blas(library_->multiply(handle_, plan.description, &one, w.values, plan.w, x.values, plan.x, &beta, y, plan.y, y, plan.y, &plan.algorithm, workspace_.get(),
+  check_blas(library_->multiply(handle_, plan.description, &one, w.values, plan.w, x.values, plan.x, &beta, y, plan.y, y, plan.y, &plan.ways[plan.chosen], workspace_.get(),
                                 workspace_bytes, stream),
              "multiplying");
+}
+
+bool BlasLt::tune(cudaStream_t stream, std::span<const DeviceMatrix> alike, const Input& x, int tokens, Result result, void* y, int64_t stride, bool adds) {
+  const DeviceMatrix& first = alike[0];
+  Plan& plan = plan_of({first.type, first.rows, first.columns, tokens, result, stride, adds});
+  if (std::exchange(plan.is_tuned, true) || plan.ways.size() == 1) return false;
+  const CudaEvent begin = make_event(true), end = make_event(true);
+  float least_ms = std::numeric_limits<float>::infinity();
+  size_t best = 0;
+  for (plan.chosen = 0; plan.chosen < plan.ways.size(); plan.chosen++) {
+    run(stream, plan, first, x, y, adds);  // what is done once for a kernel is done
+    check(cudaEventRecord(begin.get(), stream), "timing a product");
+    for (int round = 0; round < rounds_a_way; round++)
+      for (const DeviceMatrix& w : alike) run(stream, plan, w, x, y, adds);
+    check(cudaEventRecord(end.get(), stream), "timing a product");
+    check(cudaEventSynchronize(end.get()), "timing a product");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, begin.get(), end.get()), "timing a product");
+    if (ms < least_ms) least_ms = ms, best = plan.chosen;
+  }
+  plan.chosen = best;
+  return true;
 }
 
 }  // namespace millrace

@@ -6,6 +6,7 @@
 #include <compare>
 #include <map>
 #include <memory>
+#include <span>
 
 #include "kernels.h"
 #include "memory.h"
@@ -28,6 +29,9 @@ class BlasLt {
   };
   // y[t][r] = w . x, plus what lies there where `adds`. y is [tokens][stride] of `result`. The same shapes give the same bits.
   void multiply(cudaStream_t stream, const DeviceMatrix& w, const Input& x, int tokens, Result result, void* y, int64_t stride, bool adds);
+  // Of all the ways that the library has for such products, takes the fastest from now on, by trying them: y comes to hold anything. `alike` are
+  // matrices of one shape, as many as L2 cannot hold. False: that was done before.
+  bool tune(cudaStream_t stream, std::span<const DeviceMatrix> alike, const Input& x, int tokens, Result result, void* y, int64_t stride, bool adds);
 
  private:
   struct Library;
@@ -43,6 +47,7 @@ class BlasLt {
 
   explicit BlasLt(std::unique_ptr<Library> library);
   Plan& plan_of(const Shape& shape);
+  void run(cudaStream_t stream, const Plan& plan, const DeviceMatrix& w, const Input& x, void* y, bool adds);
 
   std::unique_ptr<Library> library_;
   void* handle_ = nullptr;

@@ -37,9 +37,9 @@ inline CudaStream make_stream() {
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
   return CudaStream(stream);
 }
-inline CudaEvent make_event() {
+inline CudaEvent make_event(bool is_timed = false) {
   cudaEvent_t event = nullptr;
-  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
+  check(cudaEventCreateWithFlags(&event, is_timed ? cudaEventDefault : cudaEventDisableTiming), "creating an event");
   return CudaEvent(event);
 }
 
