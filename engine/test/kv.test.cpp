@@ -45,7 +45,7 @@ TEST("a page holds a multiple of 16 tokens in the fewest granules that pad at mo
   for (int round = 0; round < 500; round++) {
     std::vector<int> windows(static_cast<size_t>(random.between(1, 100)));
     for (int& window : windows) window = random.chance(0.5) ? 0 : 128 * random.between(1, 2);
-    const KvPlan plan = plan_of(windows, random.between(1, 16), 16 * random.between(1, 16), static_cast<KvElement>(random.between(0, 2)), int64_t{4096} << random.between(0, 9));
+    const KvPlan plan = plan_of(windows, random.between(1, 16), 16 * random.between(1, 16), static_cast<KvElement>(random.between(0, 4)), int64_t{4096} << random.between(0, 9));
     for (const KvLayout& group : plan.groups) {
       const double used = static_cast<double>(group.page_tokens) * static_cast<double>(group.token_bytes());
       CHECK(group.page_tokens >= 16 && group.page_tokens % 16 == 0);
@@ -55,6 +55,42 @@ TEST("a page holds a multiple of 16 tokens in the fewest granules that pad at mo
       // The last head of the last layer ends within the page.
       CHECK(group.offset(group.layers - 1, true, group.kv_heads - 1) + group.head_bytes() <= group.page_bytes);
     }
+  }
+}
+
+// Two megabytes hold 31 and a half tokens of an 8B in E4M3: all layers in one group would take pages of 20 MiB.
+TEST("on a GPU, layers in 8 bits are two groups where that makes small pages") {
+  struct Shape {
+    const char* name;
+    int layers, kv_heads, head_dim, granules;
+    std::vector<std::pair<int, int>> groups;  // layers, and tokens a page
+  };
+  const std::vector<Shape> shapes = {{"8B", 32, 8, 128, 1, {{31, 32}, {1, 1008}}}, {"70B", 80, 8, 128, 2, {{62, 32}, {18, 112}}}, {"135M", 30, 3, 64, 1, {{30, 176}}}};
+  for (const Shape& shape : shapes) {
+    const KvPlan plan = plan_of(std::vector<int>(static_cast<size_t>(shape.layers)), shape.kv_heads, shape.head_dim, KvElement::e4m3, 2 * mebibyte);
+    CHECK_EQUAL(plan.page_bytes(), shape.granules * 2 * mebibyte);
+    REQUIRE(plan.groups.size() == shape.groups.size(), shape.name, " has ", plan.groups.size(), " groups");
+    for (size_t g = 0; g < plan.groups.size(); g++) {
+      CHECK_EQUAL(plan.groups[g].layers, shape.groups[g].first);
+      CHECK_EQUAL(plan.groups[g].page_tokens, shape.groups[g].second);
+    }
+  }
+}
+
+TEST("each layer has a place of its own, in a group of its window") {
+  test::Random random;
+  for (int round = 0; round < 200; round++) {
+    std::vector<int> windows(static_cast<size_t>(random.between(1, 100)));
+    for (int& window : windows) window = 512 * random.between(0, 2);
+    const KvPlan plan = plan_of(windows, random.between(1, 16), 16 * random.between(1, 16), KvElement::e4m3, 2 * mebibyte);
+    std::vector<int> next(plan.groups.size());
+    REQUIRE(plan.layers.size() == windows.size());
+    for (size_t layer = 0; layer < windows.size(); layer++) {
+      const auto group = static_cast<size_t>(plan.layers[layer].group);
+      CHECK_EQUAL(plan.groups[group].window, windows[layer]);
+      CHECK_EQUAL(plan.layers[layer].layer, next[group]++);
+    }
+    for (size_t g = 0; g < plan.groups.size(); g++) CHECK_EQUAL(plan.groups[g].layers, next[g]);
   }
 }
 

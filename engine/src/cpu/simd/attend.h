@@ -170,6 +170,7 @@ void attend(const AttendTask& task) {
     case KvElement::int8:
       return Attention<L, int8_t>::run(task);
     case KvElement::bfloat16:
+    case KvElement::e4m3:
       break;  // a GPU's
   }
 }
