@@ -3,6 +3,7 @@
 // Memory is read in runs: 16 positions of one head, which lie together whatever a page holds. A run has `dims` values a row in shared memory,
 // head_dim rounded up to what a kernel was compiled for; the values beyond are zero, and so are rows of positions that nobody may see. Rows
 // are 16 bytes apart more than they are long, so that the 8 rows that an ldmatrix reads at once lie in different banks.
+// The scales of keys and values in E4M3 lie in what is between rows: those of positions 0 to 7 behind the first row, the others behind the second one.
 // Weights are powers of two, of scores times log2(e). Sources: FlashAttention-2; PTX ISA, mma.m16n8k16 and ldmatrix.
 #pragma once
 
@@ -10,16 +11,16 @@
 
 #include <cstdint>
 
+#include "attend_element.cuh"
 #include "kernels.h"
 #include "launch.h"
 
 namespace millrace {
 
-constexpr int run_tokens = 16;
+constexpr int run_tokens = tile_tokens;
 constexpr float log2_e = 1.4426950408889634f;
-constexpr uint32_t full_warp = 0xffffffffu;
-template <int dims>
-constexpr uint32_t row_bytes = dims * 2 + 16;
+template <int dims, int value_bytes = 2>
+constexpr uint32_t row_bytes = dims * value_bytes + 16;
 
 // A KvView, and what divides a run's number by the runs of a page: exact while the one times the other is less than 2^30.
 struct KvRuns {
@@ -31,7 +32,7 @@ struct KvRuns {
 inline KvRuns runs_of(const KvView& view, int head_dim) {
   const int page_runs = view.page_tokens / run_tokens;
   const auto inverse = ((int64_t{1} << 31) + page_runs - 1) / page_runs;
-  return {view, int64_t{run_tokens} * head_dim * 2, page_runs, static_cast<uint32_t>(inverse)};
+  return {view, tile_bytes_of(view.element, head_dim), page_runs, static_cast<uint32_t>(inverse)};
 }
 
 // What a kernel is told at its launch.
@@ -83,18 +84,38 @@ struct Seen {
   int from, upto;
 };
 // Asks for one run of keys or values; `threads` threads share the work.
-template <int dims, int threads>
+template <typename Kv, int dims, int threads>
 __device__ __forceinline__ void copy_run(uint32_t to, const uint8_t* run, int head_dim, Seen seen, int thread) {
-  constexpr int row_chunks = dims / 8, chunks = run_tokens * row_chunks;
+  constexpr int chunk_values = 16 / Kv::value_bytes, row_chunks = dims / chunk_values, chunks = run_tokens * row_chunks;
+  constexpr uint32_t stride = row_bytes<dims, Kv::value_bytes>;
 #pragma unroll 8
   for (int i = 0; i < (chunks + threads - 1) / threads; i++) {
     int row = (thread + i * threads) / row_chunks, chunk = (thread + i * threads) % row_chunks;
     // The same, where the compiler need not find out that the column stays.
     if (threads % row_chunks == 0) row = thread / row_chunks + i * (threads / row_chunks), chunk = thread % row_chunks;
     if (chunks % threads != 0 && row >= run_tokens) break;
-    copy_or_clear(to + static_cast<uint32_t>(row) * row_bytes<dims> + static_cast<uint32_t>(chunk) * 16, run + (row * head_dim + chunk * 8) * 2,
-                  row >= seen.from && row < seen.upto && chunk * 8 < head_dim);
+    copy_or_clear(to + static_cast<uint32_t>(row) * stride + static_cast<uint32_t>(chunk) * 16, run + (row * head_dim + chunk * chunk_values) * Kv::value_bytes,
+                  row >= seen.from && row < seen.upto && chunk * chunk_values < head_dim);
   }
+  if constexpr (Kv::has_scales)
+    if (thread < 2) copy_or_clear(to + static_cast<uint32_t>(thread) * stride + dims, run + run_tokens * head_dim + thread * 16, seen.from < run_tokens && seen.upto > 0);
+}
+
+// Where the scale of a position lies, from the corner of runs that follow one another.
+template <int dims>
+__device__ __forceinline__ uint32_t scale_place(int position) {
+  return static_cast<uint32_t>(position / run_tokens * run_tokens + position / 8 % 2) * row_bytes<dims, 1> + dims + static_cast<uint32_t>(position % 8) * 2;
+}
+// By their bits; two are of an even position, in the lower half, and the one behind it.
+__device__ __forceinline__ uint32_t load_scale(uint32_t place) {
+  uint16_t bits;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(place) : "memory");
+  return bits;
+}
+__device__ __forceinline__ uint32_t load_scales(uint32_t place) {
+  uint32_t bits;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits) : "r"(place) : "memory");
+  return bits;
 }
 
 // Four 8 x 8 matrices, of which lanes 8i to 8i + 7 name the rows of the i-th.
@@ -104,22 +125,12 @@ __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t row) {
 __device__ __forceinline__ void load_transposed(uint32_t (&to)[4], uint32_t row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
 }
-// Where a lane's row lies for load_matrices, from the corner of 16 rows x 16 values: the matrices are rows 0-7 and 8-15 of the left half, then
+// Where a lane's row lies for load_matrices, from the corner of 16 rows x 32 bytes: the matrices are rows 0-7 and 8-15 of the left half, then
 // of the right one; or with `across` both halves of rows 0-7, then of rows 8-15.
-template <int dims>
+template <uint32_t stride>
 __device__ __forceinline__ uint32_t lane_row(int lane, bool across) {
   const auto low = static_cast<uint32_t>(lane >> 3 & 1), high = static_cast<uint32_t>(lane >> 4);
-  return ((across ? high : low) * 8 + static_cast<uint32_t>(lane & 7)) * row_bytes<dims> + (across ? low : high) * 16;
-}
-
-__device__ __forceinline__ void multiply_add_16x8(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ uint32_t bfloat_pair(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
+  return ((across ? high : low) * 8 + static_cast<uint32_t>(lane & 7)) * stride + (across ? low : high) * 16;
 }
 
 __device__ __forceinline__ float power_of_two(float x) {

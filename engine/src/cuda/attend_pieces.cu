@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "attend_merge.cuh"
+#include "attend_piece_sums.cuh"
 #include "store.cuh"
 
 namespace millrace {
@@ -19,21 +20,20 @@ namespace {
 
 extern __shared__ __align__(128) uint8_t rings[];
 
-template <int dims, int tiles>
+// Of a multiprocessor's shared memory, what rings may take beside 1 KiB of the system's and what warps tell one another, of each block.
+constexpr uint32_t rings_bytes_max = 228000;
+
+template <typename Kv, int dims, int tiles>
 struct PieceForm {
   static constexpr int warps = dims > 256 ? 2 : 4, threads = 32 * warps, queries = 8 * tiles;
-  static constexpr int stages = dims <= 64 ? 4 : 3, blocks_min = dims <= 64 ? 3 : dims <= 128 ? 2 : 1;
-  static constexpr uint32_t half_bytes = run_tokens * row_bytes<dims>, run_bytes = 2 * half_bytes;  // keys, then values
-  static constexpr size_t shared_bytes = size_t{warps} * stages * run_bytes;
-  static_assert(run_bytes >= tiles * 8 * dims * sizeof(float), "a warp leaves its sums where a run was");
+  static constexpr int blocks_min = dims <= 64 ? 3 : dims <= 128 ? 2 : 1;
+  static constexpr uint32_t stride = row_bytes<dims, Kv::value_bytes>, half_bytes = run_tokens * stride, run_bytes = 2 * half_bytes;  // keys, then values
+  // A warp leaves its sums where a run was; or, where that is too small, behind the rings.
+  static constexpr uint32_t sums_bytes = tiles * 8 * dims * sizeof(float), room_bytes = sums_bytes <= run_bytes ? 0 : sums_bytes;
+  static constexpr int stages = (rings_bytes_max / blocks_min - warps * room_bytes) / (warps * run_bytes);
+  static constexpr size_t shared_bytes = size_t{warps} * (stages * run_bytes + room_bytes);
 };
 
-// A chunk as one block takes it.
-struct PieceItem {
-  int piece, token, kv_head, first_query;  // of the head's group
-  int slot, from, upto;                    // positions seen in this chunk
-  int first_live, live;                    // the token's pieces in which it sees anything, this one's number or not
-};
 __device__ PieceItem item_at(const AttendTask& task, int index, int block_queries) {
   const int head_block = index / task.blocks, number = head_block / task.shape.kv_heads;
   const AttendPiece piece = task.step.pieces[number];
@@ -64,13 +64,14 @@ struct RunCursor {
       if (run * run_tokens < upto) return;
     }
   }
-  template <int dims>
+  template <typename Kv, int dims>
   __device__ void ask(const AttendTask& task, int items, int block_queries, uint32_t to, int lane) {
     if (index < items) {
       const Seen seen = {from - run * run_tokens, upto - run * run_tokens};
       const uint8_t* place = keys + offset_of_run(task.kv, run);
-      copy_run<dims, 32>(to, place, task.shape.head_dim, seen, lane);
-      copy_run<dims, 32>(to + run_tokens * row_bytes<dims>, place + (task.kv.view.value_offset - task.kv.view.key_offset), task.shape.head_dim, seen, lane);
+      copy_run<Kv, dims, 32>(to, place, task.shape.head_dim, seen, lane);
+      const uint8_t* values = place + (task.kv.view.value_offset - task.kv.view.key_offset);
+      copy_run<Kv, dims, 32>(to + run_tokens * row_bytes<dims, Kv::value_bytes>, values, task.shape.head_dim, seen, lane);
       run += warps;
       if (run * run_tokens >= upto) index += static_cast<int>(gridDim.x), find(task, items, block_queries);
     }
@@ -78,91 +79,16 @@ struct RunCursor {
   }
 };
 
-// What one warp knows of its queries: lane 4g + t has queries 2t and 2t + 1 of each tile, and dimensions g and g + 8 of each 16.
-template <int dims, int tiles>
-struct WarpSums {
-  float o[dims / 16][tiles][4];
-  float largest[tiles][2], total[tiles][2];  // times log2(e); a lane's total is of its own positions
-  uint32_t q[dims / 16][tiles][2];
-
-  __device__ __forceinline__ void begin(const AttendTask& task, const PieceItem& item, int lane) {
-#pragma unroll
-    for (int n = 0; n < tiles; n++) {
-      const int query = item.first_query + n * 8 + lane / 4;
-      const auto* row = task.q + item.token * task.q_stride + static_cast<int64_t>(item.kv_head * task.group + query) * task.shape.head_dim;
-#pragma unroll
-      for (int d = 0; d < dims / 16; d++) {
-        const bool is_there = query < task.group && d * 16 < task.shape.head_dim;
-        const auto* pair = reinterpret_cast<const uint32_t*>(row + d * 16 + lane % 4 * 2);
-        q[d][n][0] = is_there ? pair[0] : 0;
-        q[d][n][1] = is_there ? pair[4] : 0;
-        for (float& each : o[d][n]) each = 0;
-      }
-      for (int i = 0; i < 2; i++) largest[n][i] = -INFINITY, total[n][i] = 0;
-    }
-  }
-
-  // Adds a run, of which at least one position is seen: the largest score is finite from there on.
-  __device__ __forceinline__ void add(uint32_t keys, uint32_t values, Seen seen, float soft_cap, int lane) {
-    float s[tiles][4] = {};
-    const uint32_t key_row = keys + lane_row<dims>(lane, false), value_row = values + lane_row<dims>(lane, true);
-#pragma unroll
-    for (int d = 0; d < dims / 16; d++) {
-      uint32_t k[4];
-      load_matrices(k, key_row + static_cast<uint32_t>(d) * 32);
-#pragma unroll
-      for (int n = 0; n < tiles; n++) multiply_add_16x8(s[n], k, q[d][n][0], q[d][n][1]);
-    }
-    cap_scores(s, soft_cap);
-    uint32_t p[tiles][2];
-#pragma unroll
-    for (int n = 0; n < tiles; n++) weigh(s[n], n, seen, lane, p[n]);
-#pragma unroll
-    for (int d = 0; d < dims / 16; d++) {
-      uint32_t v[4];
-      load_transposed(v, value_row + static_cast<uint32_t>(d) * 32);
-#pragma unroll
-      for (int n = 0; n < tiles; n++) multiply_add_16x8(o[d][n], v, p[n][0], p[n][1]);
-    }
-  }
-
-  // Scores become weights, as the operand of the second product, and all sums so far relative to the largest score.
-  __device__ __forceinline__ void weigh(float (&s)[4], int n, Seen seen, int lane, uint32_t (&p)[2]) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int position = lane / 4 + i / 2 * 8;
-      s[i] = position >= seen.from && position < seen.upto ? s[i] * log2_e : -INFINITY;
-    }
-    float kept[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      float raised = fmaxf(s[i], s[i + 2]);
-      for (int distance = 4; distance < 32; distance *= 2) raised = fmaxf(raised, __shfl_xor_sync(full_warp, raised, distance));
-      raised = fmaxf(raised, largest[n][i]);
-      kept[i] = power_of_two(largest[n][i] - raised);
-      largest[n][i] = raised;
-      s[i] = power_of_two(s[i] - raised), s[i + 2] = power_of_two(s[i + 2] - raised);
-      total[n][i] = total[n][i] * kept[i] + (s[i] + s[i + 2]);
-    }
-#pragma unroll
-    for (int d = 0; d < dims / 16; d++)
-      for (int i = 0; i < 4; i++) o[d][n][i] *= kept[i % 2];
-    for (int i = 0; i < 2; i++) {
-      const uint32_t pair = bfloat_pair(s[2 * i], s[2 * i + 1]);
-      asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(p[i]) : "r"(pair));
-    }
-  }
-};
-
 // What the warps of a block tell one another at the end of an item; their sums lie in their rings.
-template <int dims, int tiles>
+template <typename Kv, int dims, int tiles>
 struct Told {
-  using Form = PieceForm<dims, tiles>;
+  using Form = PieceForm<Kv, dims, tiles>;
   float largest[Form::warps][8 * tiles], total[Form::warps][8 * tiles];
   uint32_t places[Form::warps];  // of a warp's sums in `rings`: float4 [dims / 16][tiles][lane]
   bool is_last;
 
-  __device__ __forceinline__ void leave(const WarpSums<dims, tiles>& mine, uint32_t place, int warp, int lane) {
+  __device__ __forceinline__ void leave(const WarpSums<Kv, dims, tiles>& mine, uint32_t place, int warp, int lane) {
+    const float unit = Kv::has_scales ? mine.unit.value : 1;
     auto* fragments = reinterpret_cast<float4*>(rings + place);
     __syncwarp();  // the run that was there is read
 #pragma unroll
@@ -170,7 +96,7 @@ struct Told {
 #pragma unroll
       for (int d = 0; d < dims / 16; d++) {
         const float(&o)[4] = mine.o[d][n];
-        fragments[(d * tiles + n) * 32 + lane] = make_float4(o[0], o[1], o[2], o[3]);
+        fragments[(d * tiles + n) * 32 + lane] = make_float4(o[0] * unit, o[1] * unit, o[2] * unit, o[3] * unit);
       }
 #pragma unroll
       for (int i = 0; i < 2; i++) {
@@ -209,7 +135,7 @@ struct Told {
         }
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-          const int head = heads[i % 2], dim = d * 16 + i / 2 * 8 + lane / 4;
+          const int head = heads[i % 2], dim = d * 16 + Kv::dimension(lane / 4, i / 2);
           if (head < 0) continue;
           if (is_answer)
             store_value(task.out + item.token * task.out_stride + static_cast<int64_t>(head) * width + dim, sum[i] * most[i % 2], task.as);
@@ -225,10 +151,10 @@ struct Told {
   }
 };
 
-template <int dims, int tiles>
-__global__ void __launch_bounds__(PieceForm<dims, tiles>::threads, PieceForm<dims, tiles>::blocks_min) pieces_kernel(const __grid_constant__ AttendTask task) {
-  using Form = PieceForm<dims, tiles>;
-  __shared__ Told<dims, tiles> told;
+template <typename Kv, int dims, int tiles>
+__global__ void __launch_bounds__(PieceForm<Kv, dims, tiles>::threads, PieceForm<Kv, dims, tiles>::blocks_min) pieces_kernel(const __grid_constant__ AttendTask task) {
+  using Form = PieceForm<Kv, dims, tiles>;
+  __shared__ Told<Kv, dims, tiles> told;
   let_next_begin();
   wait_for_previous();
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -239,24 +165,25 @@ __global__ void __launch_bounds__(PieceForm<dims, tiles>::threads, PieceForm<dim
   ahead.find(task, items, Form::queries);
 #pragma unroll 1
   for (int i = 0; i < Form::stages - 1; i++)
-    ahead.template ask<dims>(task, items, Form::queries, memory + static_cast<uint32_t>(i) * Form::run_bytes, lane);
+    ahead.template ask<Kv, dims>(task, items, Form::queries, memory + static_cast<uint32_t>(i) * Form::run_bytes, lane);
 
   int place = 0, free = Form::stages - 1;  // in the ring: of the next run, and the one in front of it, which nobody needs
   for (int index = static_cast<int>(blockIdx.x); index < items; index += static_cast<int>(gridDim.x)) {
     const PieceItem item = item_at(task, index, Form::queries);
     if (item.from >= item.upto) continue;  // the window has left the chunk behind
-    WarpSums<dims, tiles> mine;
+    WarpSums<Kv, dims, tiles> mine;
     mine.begin(task, item, lane);
     for (int run = RunCursor<Form::warps>::first_run(item.from, warp); run * run_tokens < item.upto; run += Form::warps) {
       wait_for_copies<Form::stages - 2>();
       __syncwarp();  // all lanes' copies have come, and all lanes have read the run before
-      ahead.template ask<dims>(task, items, Form::queries, memory + static_cast<uint32_t>(free) * Form::run_bytes, lane);
+      ahead.template ask<Kv, dims>(task, items, Form::queries, memory + static_cast<uint32_t>(free) * Form::run_bytes, lane);
       const uint32_t keys = memory + static_cast<uint32_t>(place) * Form::run_bytes;
       mine.add(keys, keys + Form::half_bytes, {item.from - run * run_tokens, item.upto - run * run_tokens}, task.shape.soft_cap, lane);
       free = place;
       place = place + 1 == Form::stages ? 0 : place + 1;
     }
-    told.leave(mine, ring + static_cast<uint32_t>(free) * Form::run_bytes, warp, lane);
+    constexpr uint32_t rooms = Form::warps * Form::stages * Form::run_bytes;
+    told.leave(mine, Form::room_bytes > 0 ? rooms + static_cast<uint32_t>(warp) * Form::room_bytes : ring + static_cast<uint32_t>(free) * Form::run_bytes, warp, lane);
     __syncthreads();
     told.combine(task, item, warp, lane);
     if (item.live > 1) __threadfence();
@@ -275,11 +202,11 @@ __global__ void __launch_bounds__(PieceForm<dims, tiles>::threads, PieceForm<dim
   wait_for_copies<0>();
 }
 
-template <int dims, int tiles>
+template <typename Kv, int dims, int tiles>
 void launch_pieces(cudaStream_t stream, AttendTask task) {
-  using Form = PieceForm<dims, tiles>;
+  using Form = PieceForm<Kv, dims, tiles>;
   static const int resident_blocks = [] {
-    const auto kernel = pieces_kernel<dims, tiles>;
+    const auto kernel = pieces_kernel<Kv, dims, tiles>;
     int device = 0, multiprocessors = 0, blocks = 0;
     allow_shared(kernel, Form::shared_bytes);
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), "preferring shared memory");
@@ -290,7 +217,17 @@ void launch_pieces(cudaStream_t stream, AttendTask task) {
   }();
   task.blocks = (task.group + Form::queries - 1) / Form::queries;
   const int items = task.step.pieces_max * task.shape.kv_heads * task.blocks;
-  launch(stream, static_cast<unsigned>(std::min(items, resident_blocks)), Form::threads, Form::shared_bytes, pieces_kernel<dims, tiles>, task);
+  launch(stream, static_cast<unsigned>(std::min(items, resident_blocks)), Form::threads, Form::shared_bytes, pieces_kernel<Kv, dims, tiles>, task);
+}
+
+template <typename Kv>
+void launch_pieces(cudaStream_t stream, const AttendTask& task) {
+  const bool has_few = task.group <= 8;
+  const int head_dim = task.shape.head_dim;
+  if (head_dim <= 64) return has_few ? launch_pieces<Kv, 64, 1>(stream, task) : launch_pieces<Kv, 64, 2>(stream, task);
+  if (head_dim <= 128) return has_few ? launch_pieces<Kv, 128, 1>(stream, task) : launch_pieces<Kv, 128, 2>(stream, task);
+  if (head_dim <= 256) return launch_pieces<Kv, 256, 1>(stream, task);  // 16 queries would not fit into the registers
+  launch_pieces<Kv, 512, 1>(stream, task);
 }
 
 }  // namespace
@@ -299,11 +236,8 @@ void attend_pieces(cudaStream_t stream, const StepView& step, const AttendShape&
                    const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride, Activations as) {
   if (step.pieces_max == 0) return;
   const AttendTask task{step, shape, runs_of(kv, shape.head_dim), q, q_stride, out, out_stride, as, scratch, shape.heads / shape.kv_heads, 1};
-  const bool has_few = task.group <= 8;
-  if (shape.head_dim <= 64) return has_few ? launch_pieces<64, 1>(stream, task) : launch_pieces<64, 2>(stream, task);
-  if (shape.head_dim <= 128) return has_few ? launch_pieces<128, 1>(stream, task) : launch_pieces<128, 2>(stream, task);
-  if (shape.head_dim <= 256) return launch_pieces<256, 1>(stream, task);  // 16 queries would not fit into the registers
-  launch_pieces<512, 1>(stream, task);
+  if (kv.element == KvElement::e4m3) return launch_pieces<InE4m3>(stream, task);
+  launch_pieces<InBfloat16>(stream, task);
 }
 
 }  // namespace millrace

@@ -18,18 +18,21 @@ namespace {
 
 extern __shared__ __align__(128) uint8_t tiles_memory[];
 
-template <int dims>
+template <typename Kv, int dims>
 struct TileForm {
   static constexpr int halves = dims > 256 ? 2 : 1;              // that a value's dimensions are divided into
   static constexpr int row_warps = dims <= 128 || halves == 2 ? 4 : 8, warp_rows = dims <= 128 ? 32 : 16;
   static constexpr int rows = row_warps * warp_rows, threads = 32 * row_warps * halves;
   static constexpr int positions = dims > 256 ? 32 : 64;
   static constexpr int blocks_min = dims <= 128 ? 2 : 1;
-  static constexpr uint32_t queries_bytes = rows * row_bytes<dims>, half_bytes = positions * row_bytes<dims>, stage_bytes = 2 * half_bytes;
+  static constexpr uint32_t stride = row_bytes<dims, Kv::value_bytes>;  // of keys and values
+  static constexpr uint32_t queries_bytes = rows * row_bytes<dims>, half_bytes = positions * stride, stage_bytes = 2 * half_bytes;
   static constexpr size_t shared_bytes = size_t{queries_bytes} + 2 * stage_bytes;
 };
-constexpr int rows_of(int head_dim) { return head_dim > 256 ? TileForm<512>::rows : TileForm<128>::rows; }
-static_assert(TileForm<64>::rows == rows_of(64) && TileForm<96>::rows == rows_of(96) && TileForm<256>::rows == rows_of(256));
+template <int dims>
+constexpr int form_rows = TileForm<InBfloat16, dims>::rows;  // of any element
+constexpr int rows_of(int head_dim) { return head_dim > 256 ? form_rows<512> : form_rows<128>; }
+static_assert(form_rows<64> == rows_of(64) && form_rows<96> == rows_of(96) && form_rows<256> == rows_of(256));
 
 // One block's part of a tile: rows [first_row, rows) of the packed queries. Row r is head r % group of the tile's token r / group.
 struct TileItem {
@@ -53,9 +56,9 @@ __device__ TileItem tile_item(const AttendTask& task) {
   return {tile.token, kv_head, first_row, rows, token.position, from, upto, tile.chunk, keys_of(task.kv, token.slot, kv_head)};
 }
 
-template <int dims>
+template <typename Kv, int dims>
 __device__ __forceinline__ void copy_queries(const AttendTask& task, const TileItem& item, uint32_t to) {
-  using Form = TileForm<dims>;
+  using Form = TileForm<Kv, dims>;
   constexpr int row_chunks = dims / 8;
 #pragma unroll 4
   for (int at = static_cast<int>(threadIdx.x); at < Form::rows * row_chunks; at += Form::threads) {
@@ -67,27 +70,28 @@ __device__ __forceinline__ void copy_queries(const AttendTask& task, const TileI
 }
 
 // Keys and values of the positions from `begin` on, a multiple of `positions`.
-template <int dims>
+template <typename Kv, int dims>
 __device__ __forceinline__ void copy_stage(const AttendTask& task, const TileItem& item, int begin, uint32_t to) {
-  using Form = TileForm<dims>;
+  using Form = TileForm<Kv, dims>;
 #pragma unroll 1
   for (int at = 0; at < Form::positions; at += run_tokens) {
     const Seen seen = {item.from - begin - at, item.upto - begin - at};
     const uint8_t* keys = item.keys + offset_of_run(task.kv, static_cast<uint32_t>(begin + at) / run_tokens);
     const uint8_t* values = keys + (task.kv.view.value_offset - task.kv.view.key_offset);
-    const uint32_t place = to + static_cast<uint32_t>(at) * row_bytes<dims>;
-    copy_run<dims, Form::threads>(place, keys, task.shape.head_dim, seen, static_cast<int>(threadIdx.x));
-    copy_run<dims, Form::threads>(place + Form::half_bytes, values, task.shape.head_dim, seen, static_cast<int>(threadIdx.x));
+    const uint32_t place = to + static_cast<uint32_t>(at) * Form::stride;
+    copy_run<Kv, dims, Form::threads>(place, keys, task.shape.head_dim, seen, static_cast<int>(threadIdx.x));
+    copy_run<Kv, dims, Form::threads>(place + Form::half_bytes, values, task.shape.head_dim, seen, static_cast<int>(threadIdx.x));
   }
 }
 
-// What one warp knows of its rows: of each 16, lane 4g + t has rows g and g + 8, and of each 8 positions or dimensions 2t and 2t + 1.
-template <int dims>
+// What one warp knows of its rows: of each 16, lane 4g + t has rows g and g + 8, and of each 8 positions 2t and 2t + 1; of dimensions see store.
+template <typename Kv, int dims>
 struct RowSums {
-  using Form = TileForm<dims>;
+  using Form = TileForm<Kv, dims>;
   static constexpr int blocks = Form::warp_rows / 16, columns = dims / Form::halves;
   float o[blocks][columns / 8][4];
   float largest[blocks][2], total[blocks][2];  // a lane's total is of its own positions
+  ScaleUnit unit;                              // of o
 
   __device__ __forceinline__ void begin() {
 #pragma unroll
@@ -98,54 +102,110 @@ struct RowSums {
     }
   }
 
-  // Adds the stage's positions, from `begin` on. `queries` and `values` are the corners of what the warp reads, `position` has its rows'.
-  __device__ __forceinline__ void add(uint32_t queries, uint32_t keys, uint32_t values, const int* position, int begin, const AttendShape& shape, int lane) {
+  // Adds the stage's positions, from `begin` on, of which the block sees `seen`. `queries`, `keys` and `values` are corners of what the warp reads, of values but
+  // for `first_column`, and `position` has its rows'.
+  __device__ __forceinline__ void add(uint32_t queries, uint32_t keys, uint32_t values, int first_column, const int* position, int begin, Seen seen, const AttendShape& shape,
+                                      int lane) {
     const int first = position[0], last = position[Form::warp_rows - 1];
     if (begin > last || begin + Form::positions <= first_seen(first, shape.window)) return;
     float s[blocks][Form::positions / 8][4] = {};
-    const uint32_t query_row = queries + lane_row<dims>(lane, false), key_row = keys + lane_row<dims>(lane, true);
-#pragma unroll 2  // more at once would take more registers than there are
-    for (int d = 0; d < dims / 16; d++) {
-      uint32_t q[blocks][4];
-#pragma unroll
-      for (int b = 0; b < blocks; b++) load_matrices(q[b], query_row + static_cast<uint32_t>(b) * 16 * row_bytes<dims> + static_cast<uint32_t>(d) * 32);
-#pragma unroll
-      for (int n = 0; n < Form::positions / 16; n++) {
-        uint32_t k[4];
-        load_matrices(k, key_row + static_cast<uint32_t>(n) * 16 * row_bytes<dims> + static_cast<uint32_t>(d) * 32);
-#pragma unroll
-        for (int b = 0; b < blocks; b++) {
-          multiply_add_16x8(s[b][2 * n], q[b], k[0], k[1]);
-          multiply_add_16x8(s[b][2 * n + 1], q[b], k[2], k[3]);
-        }
-      }
-    }
+    score(s, queries, keys, lane);
+    if constexpr (Kv::has_scales) scale_scores(s, keys, lane);
     const bool masks = begin < first_seen(last, shape.window) || begin + Form::positions > first + 1;
+    uint32_t scales[Form::positions / 8];
+    float kept = 1;
+    if constexpr (Kv::has_scales) kept = take_scales(scales, values, seen, lane);
 #pragma unroll
     for (int b = 0; b < blocks; b++) {
       cap_scores(s[b], shape.soft_cap);
       if (masks) mask(s[b], position + b * 16 + lane / 4, begin + lane % 4 * 2, shape.window);
-      weigh(s[b], b);
+      weigh(s[b], b, kept);
     }
 
-    const uint32_t value_row = values + lane_row<dims>(lane, false);
+    const uint32_t value_row = values + static_cast<uint32_t>(first_column * Kv::value_bytes) + lane_row<Form::stride>(lane, false);
 #pragma unroll
     for (int n = 0; n < Form::positions / 16; n++) {
       uint32_t p[blocks][4];
 #pragma unroll
       for (int b = 0; b < blocks; b++)
-        for (int i = 0; i < 4; i++) p[b][i] = bfloat_pair(s[b][2 * n + i / 2][i % 2 * 2], s[b][2 * n + i / 2][i % 2 * 2 + 1]);
+        for (int i = 0; i < 4; i++) {
+          p[b][i] = Kv::pair(s[b][2 * n + i / 2][i % 2 * 2], s[b][2 * n + i / 2][i % 2 * 2 + 1]);
+          if constexpr (Kv::has_scales) p[b][i] = product(p[b][i], scales[2 * n + i / 2]);
+        }
 #pragma unroll
-      for (int d = 0; d < columns / 16; d++) {
+      for (int d = 0; d < columns / 16; d += Kv::steps) {
         uint32_t v[4];
-        load_transposed(v, value_row + static_cast<uint32_t>(n) * 16 * row_bytes<dims> + static_cast<uint32_t>(d) * 32);
+        load_transposed(v, value_row + static_cast<uint32_t>(n) * 16 * Form::stride + static_cast<uint32_t>(d / Kv::steps) * 32);
 #pragma unroll
-        for (int b = 0; b < blocks; b++) {
-          multiply_add_16x8(o[b][2 * d], p[b], v[0], v[1]);
-          multiply_add_16x8(o[b][2 * d + 1], p[b], v[2], v[3]);
+        for (int h = 0; h < Kv::steps; h++) {
+          const Operand two = Kv::value_columns(v, h);
+#pragma unroll
+          for (int b = 0; b < blocks; b++) {
+            Kv::multiply_add(o[b][2 * (d + h)], p[b], two.part[0], two.part[1]);
+            Kv::multiply_add(o[b][2 * (d + h) + 1], p[b], two.part[2], two.part[3]);
+          }
         }
       }
     }
+  }
+
+  __device__ __forceinline__ static void score(float (&s)[blocks][Form::positions / 8][4], uint32_t queries, uint32_t keys, int lane) {
+    const uint32_t query_row = queries + lane_row<row_bytes<dims>>(lane, false), key_row = keys + lane_row<Form::stride>(lane, true);
+#pragma unroll 2 / Kv::steps  // more at once would take more registers than there are
+    for (int d = 0; d < dims / 16; d += Kv::steps) {
+      uint32_t q[Kv::steps][blocks][4];
+#pragma unroll
+      for (int h = 0; h < Kv::steps; h++)
+        for (int b = 0; b < blocks; b++)
+          load_matrices(q[h][b], query_row + static_cast<uint32_t>(b) * 16 * row_bytes<dims> + static_cast<uint32_t>(d + h) * 32);
+#pragma unroll
+      for (int n = 0; n < Form::positions / 16; n++) {
+        uint32_t k[4];
+        load_matrices(k, key_row + static_cast<uint32_t>(n) * 16 * Form::stride + static_cast<uint32_t>(d / Kv::steps) * 32);
+#pragma unroll
+        for (int h = 0; h < Kv::steps; h++) {
+          const Operand two = Kv::key_columns(k, h);
+#pragma unroll
+          for (int b = 0; b < blocks; b++) {
+            Kv::multiply_add(s[b][2 * n], q[h][b], two.part[0], two.part[1]);
+            Kv::multiply_add(s[b][2 * n + 1], q[h][b], two.part[2], two.part[3]);
+          }
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ static float2 floats_of(uint32_t pair) { return __half22float2(*reinterpret_cast<const __half2*>(&pair)); }
+  __device__ __forceinline__ static uint32_t product(uint32_t a, uint32_t b) {
+    const __half2 pair = __hmul2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  }
+
+  __device__ __forceinline__ static void scale_scores(float (&s)[blocks][Form::positions / 8][4], uint32_t keys, int lane) {
+    const uint32_t lane_keys = keys + static_cast<uint32_t>(lane % 4) * 4;
+#pragma unroll
+    for (int n = 0; n < Form::positions / 8; n++) {
+      const float2 by = floats_of(load_scales(lane_keys + scale_place<dims>(n * 8)));
+      for (auto& block : s) block[n][0] *= by.x, block[n][1] *= by.y, block[n][2] *= by.x, block[n][3] *= by.y;
+    }
+  }
+
+  // Scales of the lane's pairs of values, relative to o's unit, 0 where these are not seen. Yields what o is multiplied by.
+  __device__ __forceinline__ float take_scales(uint32_t (&scales)[Form::positions / 8], uint32_t values, Seen seen, int lane) {
+    const uint32_t lane_values = values + static_cast<uint32_t>(lane % 4) * 4;
+    uint32_t largest = 0;
+#pragma unroll
+    for (int n = 0; n < Form::positions / 8; n++) {
+      const int position = n * 8 + lane % 4 * 2;
+      scales[n] = load_scales(lane_values + scale_place<dims>(n * 8));
+      if (position < seen.from || position >= seen.upto) scales[n] &= 0xffff0000u;
+      if (position + 1 < seen.from || position + 1 >= seen.upto) scales[n] &= 0xffffu;
+      largest = max(largest, max(scales[n] & 0xffffu, scales[n] >> 16));
+    }
+    const float kept = unit.change(largest), inverse = unit.inverse();
+#pragma unroll
+    for (uint32_t& each : scales) each = Kv::pair(floats_of(each).x * inverse, floats_of(each).y * inverse);
+    return kept;
   }
 
   // Of two rows, which are 8 apart; `first` is the first of the lane's positions.
@@ -160,8 +220,9 @@ struct RowSums {
     }
   }
 
-  // Scores become weights, and all sums so far relative to the largest score. A row that has seen nothing yet has weights of 0.
-  __device__ __forceinline__ void weigh(float (&s)[Form::positions / 8][4], int b) {
+  // Scores become weights, and all sums so far relative to the largest score; o is multiplied by `unit_kept` beside. A row that has seen nothing yet has weights
+  // of 0.
+  __device__ __forceinline__ void weigh(float (&s)[Form::positions / 8][4], int b, float unit_kept) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       float raised = largest[b][h];
@@ -173,20 +234,13 @@ struct RowSums {
       for (auto& fragment : s)
         for (int i = 2 * h; i < 2 * h + 2; i++) sum += fragment[i] = power_of_two(fragment[i] * log2_e - base);
       total[b][h] = total[b][h] * kept + sum;
-      for (auto& fragment : o[b]) fragment[2 * h] *= kept, fragment[2 * h + 1] *= kept;
+      for (auto& fragment : o[b]) fragment[2 * h] *= kept * unit_kept, fragment[2 * h + 1] *= kept * unit_kept;
     }
   }
 
-  __device__ __forceinline__ static void leave(const AttendTask& task, float* partial, float largest, float sum, const float (&o)[columns / 8][4], int h, int first_column, int lane) {
-    if (first_column == 0 && lane % 4 == 0) *reinterpret_cast<float2*>(partial) = {largest, sum};
-#pragma unroll
-    for (int n = 0; n < columns / 8; n++) {
-      const int dim = first_column + n * 8 + lane % 4 * 2;
-      if (dim < task.shape.head_dim) *reinterpret_cast<float2*>(partial + 2 + dim) = {o[n][2 * h], o[n][2 * h + 1]};
-    }
-  }
-
+  // The answer, or of a divided tile the partial result.
   __device__ __forceinline__ void store(const AttendTask& task, const TileItem& item, int row, int first_column, int lane) {
+    const bool is_part = task.step.tile_chunk_tokens > 0;
 #pragma unroll
     for (int b = 0; b < blocks; b++)
 #pragma unroll
@@ -196,24 +250,28 @@ struct RowSums {
         const int packed = item.first_row + row + b * 16 + h * 8 + lane / 4;
         if (packed >= item.rows) continue;
         const int token = item.token + packed / task.group, head = item.kv_head * task.group + packed % task.group;
-        if (task.step.tile_chunk_tokens > 0) {
-          leave(task, partial_of(task, task.step.tokens[token].partial + item.chunk, head), largest[b][h] * log2_e, sum, o[b], h, first_column, lane);
-          continue;
-        }
-        const float factor = answer_factor(largest[b][h] * log2_e, sum, task.shape.sinks, head);
+        const float most = largest[b][h] * log2_e, factor = (is_part ? 1 : answer_factor(most, sum, task.shape.sinks, head)) * (Kv::has_scales ? unit.value : 1);
+        float* partial = is_part ? partial_of(task, task.step.tokens[token].partial + item.chunk, head) : nullptr;
+        if (is_part && first_column == 0 && lane % 4 == 0) *reinterpret_cast<float2*>(partial) = {most, sum};
         __nv_bfloat16* answer = task.out + token * task.out_stride + static_cast<int64_t>(head) * task.shape.head_dim;
 #pragma unroll
         for (int n = 0; n < columns / 8; n++) {
-          const int dim = first_column + n * 8 + lane % 4 * 2;
-          if (dim < task.shape.head_dim) store_pair(answer + dim, o[b][n][2 * h] * factor, o[b][n][2 * h + 1] * factor, task.as);
+          // Of each 16 dimensions, two operands have 8 each, and a lane two neighbours of either; or, in E4M3, the even ones and the odd ones, and a lane four.
+          const int i = n % 2, even = n - i, dim = first_column + even * 8 + (Kv::has_scales ? lane % 4 * 4 + i * 2 : i * 8 + lane % 4 * 2);
+          const float low = Kv::has_scales ? o[b][even][2 * h + i] : o[b][n][2 * h], high = Kv::has_scales ? o[b][even + 1][2 * h + i] : o[b][n][2 * h + 1];
+          if (dim >= task.shape.head_dim) continue;
+          if (is_part)
+            *reinterpret_cast<float2*>(partial + 2 + dim) = {low * factor, high * factor};
+          else
+            store_pair(answer + dim, low * factor, high * factor, task.as);
         }
       }
   }
 };
 
-template <int dims>
-__global__ void __launch_bounds__(TileForm<dims>::threads, TileForm<dims>::blocks_min) tiles_kernel(const __grid_constant__ AttendTask task) {
-  using Form = TileForm<dims>;
+template <typename Kv, int dims>
+__global__ void __launch_bounds__(TileForm<Kv, dims>::threads, TileForm<Kv, dims>::blocks_min) tiles_kernel(const __grid_constant__ AttendTask task) {
+  using Form = TileForm<Kv, dims>;
   __shared__ int position[Form::rows];
   let_next_begin();
   wait_for_previous();
@@ -224,8 +282,8 @@ __global__ void __launch_bounds__(TileForm<dims>::threads, TileForm<dims>::block
   const uint32_t queries = shared_place(tiles_memory);
   const auto stage = [=](int begin) { return queries + Form::queries_bytes + static_cast<uint32_t>(begin / Form::positions % 2) * Form::stage_bytes; };
   int begin = item.from / Form::positions * Form::positions;
-  copy_queries<dims>(task, item, queries);
-  copy_stage<dims>(task, item, begin, stage(begin));
+  copy_queries<Kv, dims>(task, item, queries);
+  copy_stage<Kv, dims>(task, item, begin, stage(begin));
   end_copies();
   // Rows that there are not stand where the last one does, and warps that have none before all positions.
   for (int i = static_cast<int>(threadIdx.x); i < Form::rows; i += Form::threads) {
@@ -233,15 +291,16 @@ __global__ void __launch_bounds__(TileForm<dims>::threads, TileForm<dims>::block
     position[i] = is_idle ? -1 : item.position + min(item.first_row + i, item.rows - 1) / task.group;
   }
 
-  RowSums<dims> mine;
+  RowSums<Kv, dims> mine;
   mine.begin();
   for (; begin < item.upto; begin += Form::positions) {
     wait_for_copies<0>();
     __syncthreads();  // all threads' copies have come, and all warps have read the other stage
-    if (const int next = begin + Form::positions; next < item.upto) copy_stage<dims>(task, item, next, stage(next));
+    if (const int next = begin + Form::positions; next < item.upto) copy_stage<Kv, dims>(task, item, next, stage(next));
     end_copies();
-    const uint32_t keys = stage(begin), values = keys + Form::half_bytes + static_cast<uint32_t>(first_column) * 2;
-    mine.add(queries + static_cast<uint32_t>(row) * row_bytes<dims>, keys, values, position + row, begin, task.shape, lane);
+    const uint32_t keys = stage(begin);
+    mine.add(queries + static_cast<uint32_t>(row) * row_bytes<dims>, keys, keys + Form::half_bytes, first_column, position + row, begin, {item.from - begin, item.upto - begin},
+             task.shape, lane);
   }
   mine.store(task, tile_item<Form::rows>(task), row, first_column, lane);  // looked up again, not to be kept in registers
 }
@@ -259,20 +318,30 @@ __global__ void merge_kernel(const __grid_constant__ AttendTask task) {
   merge_head<dims>(task, token, at.partial + first, at.position / chunk_tokens + 1 - first, head, static_cast<int>(threadIdx.x % 32));
 }
 
-template <int dims>
+template <typename Kv, int dims>
 void launch_tiles(cudaStream_t stream, const AttendTask& task) {
-  using Form = TileForm<dims>;
+  using Form = TileForm<Kv, dims>;
   static const bool is_allowed = [] {
-    allow_shared(tiles_kernel<dims>, Form::shared_bytes);
-    check(cudaFuncSetAttribute(tiles_kernel<dims>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), "preferring shared memory");
+    allow_shared(tiles_kernel<Kv, dims>, Form::shared_bytes);
+    check(cudaFuncSetAttribute(tiles_kernel<Kv, dims>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), "preferring shared memory");
     return true;
   }();
   static_cast<void>(is_allowed);
   const int items = task.step.tiles_max * task.shape.kv_heads * task.blocks;
-  launch(stream, static_cast<unsigned>(items), Form::threads, Form::shared_bytes, tiles_kernel<dims>, task);
+  launch(stream, static_cast<unsigned>(items), Form::threads, Form::shared_bytes, tiles_kernel<Kv, dims>, task);
   if (task.step.tile_chunk_tokens == 0) return;
   const dim3 grid(static_cast<unsigned>(task.step.tokens_max), static_cast<unsigned>((task.shape.heads + merge_warps - 1) / merge_warps));
   launch(stream, grid, 32 * merge_warps, 0, merge_kernel<dims>, task);
+}
+
+template <typename Kv>
+void launch_tiles(cudaStream_t stream, const AttendTask& task) {
+  const int head_dim = task.shape.head_dim;
+  if (head_dim <= 64) return launch_tiles<Kv, 64>(stream, task);
+  if (head_dim <= 96) return launch_tiles<Kv, 96>(stream, task);
+  if (head_dim <= 128) return launch_tiles<Kv, 128>(stream, task);
+  if (head_dim <= 256) return launch_tiles<Kv, 256>(stream, task);
+  launch_tiles<Kv, 512>(stream, task);
 }
 
 }  // namespace
@@ -296,11 +365,8 @@ void attend_tiles(cudaStream_t stream, const StepView& step, const AttendShape& 
                   const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride, Activations as) {
   if (step.tiles_max == 0) return;
   const AttendTask task{step, shape, runs_of(kv, shape.head_dim), q, q_stride, out, out_stride, as, scratch, shape.heads / shape.kv_heads, blocks_of_head(shape)};
-  if (shape.head_dim <= 64) return launch_tiles<64>(stream, task);
-  if (shape.head_dim <= 96) return launch_tiles<96>(stream, task);
-  if (shape.head_dim <= 128) return launch_tiles<128>(stream, task);
-  if (shape.head_dim <= 256) return launch_tiles<256>(stream, task);
-  launch_tiles<512>(stream, task);
+  if (kv.element == KvElement::e4m3) return launch_tiles<InE4m3>(stream, task);
+  launch_tiles<InBfloat16>(stream, task);
 }
 
 }  // namespace millrace

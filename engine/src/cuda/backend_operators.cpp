@@ -61,6 +61,7 @@ KvView CudaBackend::kv_of(int layer) const {
   kv.value_offset = layout.offset(place.layer, true, 0);
   kv.head_bytes = layout.head_bytes();
   kv.page_tokens = layout.page_tokens;
+  kv.element = layout.element;
   return kv;
 }
 

@@ -1,7 +1,13 @@
 // Between the matrix of q, k and v and attention: norms of q and k, RoPE, the query's scale, and keys and values into KV memory. A block has
 // one token and one KV head with the queries that share it, a warp one head at a time: pairs of
-// neighbours of the first half of what is turned, of the second half, and of what is not turned.
-// Bytes: (heads + 2 kv_heads) * head_dim * (4 read + 2 written) for each token.
+// neighbours of the first half of what is turned, of the second half, and of what is not turned. Keys and values in E4M3 wait in shared memory until the
+// warp knows the largest of them.
+// Bytes: (heads + 2 kv_heads) * head_dim * (4 read + 2 written) for each token; of keys and values in E4M3, 1 written and 2 a head.
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
+#include <type_traits>
+
 #include "launch.h"
 #include "reduce.cuh"
 #include "vectors.h"
@@ -9,7 +15,8 @@
 namespace millrace {
 namespace {
 
-constexpr int head_warps_max = 8;
+constexpr int head_warps_max = 8, head_dim_max = 512;
+constexpr float e4m3_max = 448, half_max = 65504;
 
 // A norm over all heads' width has one factor for the token; see whole_factor.
 struct HeadNorm {
@@ -47,13 +54,41 @@ __device__ HeadScale scale_of_head(const HeadNorm& given, const float* values, i
   return {rsqrtf(warp_sum(squares) / static_cast<float>(head_dim) + norm.epsilon), norm.weight};
 }
 
-__device__ void store_pair(__nv_bfloat16* out, float2 pair, float scale) {
-  *reinterpret_cast<__nv_bfloat162*>(out) = __floats2bfloat162_rn(pair.x * scale, pair.y * scale);
-}
+// Where a finished head goes: as pairs from an even dimension on, or single values.
+struct ToBfloat16 {
+  __nv_bfloat16* out;
 
-// values [head_dim] become out [head_dim], which may lie in shared memory. `turns` is of the token's position; null: nothing is turned.
-__device__ void finish_head(const HeadNorm& norm, const float* values, int head, int head_dim, const DeviceRope& rope, const float2* turns, float scale,
-                                   __nv_bfloat16* out) {
+  __device__ void pair(int i, float first, float second) { *reinterpret_cast<__nv_bfloat162*>(out + i) = __floats2bfloat162_rn(first, second); }
+  __device__ void one(int i, float value) { out[i] = __float2bfloat16(value); }
+};
+// A query for keys in E4M3; values that are too large become the largest.
+struct ToHalf {
+  __nv_bfloat16* out;
+
+  __device__ void pair(int i, float first, float second) {
+    uint32_t pair;
+    asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+    *reinterpret_cast<uint32_t*>(out + e4m3_query_place(i)) = pair;
+  }
+  __device__ void one(int i, float value) { reinterpret_cast<__half*>(out)[e4m3_query_place(i)] = __float2half_rn(fminf(fmaxf(value, -half_max), half_max)); }
+};
+struct ToShared {
+  float* out;
+  float largest = 0;  // of what the lane left
+
+  __device__ void pair(int i, float first, float second) {
+    *reinterpret_cast<float2*>(out + i) = {first, second};
+    largest = fmaxf(largest, fmaxf(fabsf(first), fabsf(second)));
+  }
+  __device__ void one(int i, float value) {
+    out[i] = value;
+    largest = fmaxf(largest, fabsf(value));
+  }
+};
+
+// values [head_dim] go where `to` says. `turns` is of the token's position; null: nothing is turned.
+template <typename To>
+__device__ void finish_head(const HeadNorm& norm, const float* values, int head, int head_dim, const DeviceRope& rope, const float2* turns, float scale, To& to) {
   const HeadScale own = scale_of_head(norm, values, head, head_dim);
   const int lane = static_cast<int>(threadIdx.x) % 32, pairs = turns == nullptr ? 0 : rope.pairs;
   const auto load = [&](int i) { return own.apply(*reinterpret_cast<const float2*>(values + i), i); };
@@ -62,32 +97,75 @@ __device__ void finish_head(const HeadNorm& norm, const float* values, int head,
     for (int i = 2 * lane; i < pairs; i += 64) {
       const float2 low = load(i), high = load(pairs + i);
       const float2 first = turn(low.x, high.x, turns[i]), second = turn(low.y, high.y, turns[i + 1]);
-      store_pair(out + i, {first.x, second.x}, scale);
-      store_pair(out + pairs + i, {first.y, second.y}, scale);
+      to.pair(i, first.x * scale, second.x * scale);
+      to.pair(pairs + i, first.y * scale, second.y * scale);
     }
   } else if (rope.halves) {
     for (int i = lane; i < pairs; i += 32) {
       const auto one = [&](int at) { return own.weight == nullptr ? values[at] : values[at] * own.factor * own.weight[at]; };
       const float2 turned = turn(one(i), one(pairs + i), turns[i]);
-      out[i] = __float2bfloat16(turned.x * scale);
-      out[pairs + i] = __float2bfloat16(turned.y * scale);
+      to.one(i, turned.x * scale);
+      to.one(pairs + i, turned.y * scale);
     }
   } else {
     for (int i = lane; i < pairs; i += 32) {
-      const float2 pair = load(2 * i);
-      store_pair(out + 2 * i, turn(pair.x, pair.y, turns[i]), scale);
+      const float2 pair = load(2 * i), turned = turn(pair.x, pair.y, turns[i]);
+      to.pair(2 * i, turned.x * scale, turned.y * scale);
     }
   }
-  for (int i = 2 * pairs + 2 * lane; i < head_dim; i += 64) store_pair(out + i, load(i), scale);
+  for (int i = 2 * pairs + 2 * lane; i < head_dim; i += 64) {
+    const float2 pair = load(i);
+    to.pair(i, pair.x * scale, pair.y * scale);
+  }
 }
 
-// Where a token's key or value of a KV head lies.
-__device__ __nv_bfloat16* kv_place(const KvView& kv, const StepToken& token, int kv_head, int head_dim, int64_t offset) {
+// Where the 16 positions begin that a token is one of, in a KV head's keys or values.
+__device__ uint8_t* kv_tile(const KvView& kv, const StepToken& token, int kv_head, int head_dim, int64_t offset) {
   uint8_t* page = kv.base + token.slot * kv.slot_bytes + token.position / kv.page_tokens * kv.page_bytes + kv_head * kv.head_bytes;
-  return reinterpret_cast<__nv_bfloat16*>(page + offset) + static_cast<int64_t>(token.position % kv.page_tokens) * head_dim;
+  return page + offset + token.position % kv.page_tokens / tile_tokens * tile_bytes_of(kv.element, head_dim);
 }
 
+// The warp's values [head_dim], in E4M3, as row `row` of a tile, and their scale.
+__device__ void store_e4m3(const ToShared& from, int head_dim, uint8_t* tile, int row) {
+  float largest = from.largest;
+  for (int distance = 16; distance > 0; distance /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, distance));
+  const __half scale = __float2half_ru(fminf(largest / e4m3_max, half_max));
+  const float inverse = largest > 0 ? 1 / __half2float(scale) : 0;
+  __syncwarp();  // what other lanes left is there
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  for (int i = 4 * lane; i < head_dim; i += 128) {
+    const float4 x = *reinterpret_cast<const float4*>(from.out + i);
+    const uint32_t low = __nv_cvt_float2_to_fp8x2({x.x * inverse, x.y * inverse}, __NV_SATFINITE, __NV_E4M3);
+    const uint32_t high = __nv_cvt_float2_to_fp8x2({x.z * inverse, x.w * inverse}, __NV_SATFINITE, __NV_E4M3);
+    *reinterpret_cast<uint32_t*>(tile + row * head_dim + i) = low | high << 16;
+  }
+  if (lane == 0) reinterpret_cast<__half*>(tile + tile_tokens * head_dim)[row] = scale;
+}
+
+template <KvElement element>
+__device__ void finish_query(const HeadNorm& norm, const float* values, int head, const HeadsTask& task, const float2* turns, __nv_bfloat16* out) {
+  std::conditional_t<element == KvElement::e4m3, ToHalf, ToBfloat16> to{out};
+  finish_head(norm, values, head, task.head_dim, task.rope, turns, task.query_scale, to);
+}
+// A key or a value, with room for it in shared memory.
+template <KvElement element>
+__device__ void keep_head(const HeadNorm& norm, const float* values, int kv_head, const HeadsTask& task, const float2* turns, const StepToken& token, int64_t offset,
+                          float* room) {
+  uint8_t* tile = kv_tile(task.kv, token, kv_head, task.head_dim, offset);
+  const int row = token.position % tile_tokens;
+  if constexpr (element == KvElement::e4m3) {
+    ToShared to{room};
+    finish_head(norm, values, kv_head, task.head_dim, task.rope, turns, 1, to);
+    store_e4m3(to, task.head_dim, tile, row);
+  } else {
+    ToBfloat16 to{reinterpret_cast<__nv_bfloat16*>(tile) + row * task.head_dim};
+    finish_head(norm, values, kv_head, task.head_dim, task.rope, turns, 1, to);
+  }
+}
+
+template <KvElement element>
 __global__ void heads_kernel(StepView step, HeadsTask task) {
+  __shared__ __align__(16) float rooms[2][element == KvElement::e4m3 ? head_dim_max : 4];  // of the key and of the value
   __shared__ float partial[32];
   let_next_begin();
   wait_for_previous();
@@ -105,11 +183,11 @@ __global__ void heads_kernel(StepView step, HeadsTask task) {
   for (int i = warp; i < group + 2; i += warps) {
     if (i < group) {
       const int head = kv_head * group + i;
-      finish_head(q_norm, values_of(q, head), head, head_dim, task.rope, turns, task.query_scale, task.q + (static_cast<int64_t>(t) * task.heads + head) * head_dim);
+      finish_query<element>(q_norm, values_of(q, head), head, task, turns, task.q + (static_cast<int64_t>(t) * task.heads + head) * head_dim);
     } else if (i == group) {
-      finish_head(k_norm, values_of(k, kv_head), kv_head, head_dim, task.rope, turns, 1, kv_place(task.kv, token, kv_head, head_dim, task.kv.key_offset));
+      keep_head<element>(k_norm, values_of(k, kv_head), kv_head, task, turns, token, task.kv.key_offset, rooms[0]);
     } else {
-      finish_head({}, values_of(v, kv_head), kv_head, head_dim, task.rope, nullptr, 1, kv_place(task.kv, token, kv_head, head_dim, task.kv.value_offset));
+      keep_head<element>({}, values_of(v, kv_head), kv_head, task, nullptr, token, task.kv.value_offset, rooms[1]);
     }
   }
 }
@@ -118,7 +196,8 @@ __global__ void heads_kernel(StepView step, HeadsTask task) {
 
 void finish_heads(cudaStream_t stream, const StepView& step, const HeadsTask& task) {
   const int warps = std::min(task.heads / task.kv_heads + 2, head_warps_max);
-  launch(stream, dim3(static_cast<unsigned>(step.tokens_max), static_cast<unsigned>(task.kv_heads)), 32 * warps, 0, heads_kernel, step, task);
+  const auto kernel = task.kv.element == KvElement::e4m3 ? heads_kernel<KvElement::e4m3> : heads_kernel<KvElement::bfloat16>;
+  launch(stream, dim3(static_cast<unsigned>(step.tokens_max), static_cast<unsigned>(task.kv_heads)), 32 * warps, 0, kernel, step, task);
 }
 
 }  // namespace millrace

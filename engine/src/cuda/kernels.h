@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "../kv/layout.h"
 #include "../model/activation.h"
 #include "step.h"
 
@@ -78,13 +79,19 @@ void matmul_stream(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat
 
 // One layer's keys and values, of all slots. The first byte of a position's key is
 //   base + slot * slot_bytes + position / page_tokens * page_bytes + key_offset + head * head_bytes + position % page_tokens * head_dim * 2
-// and of its value likewise with value_offset. page_tokens is a multiple of 16; only pages up to the row's last position are mapped.
+// and of its value likewise with value_offset. page_tokens is a multiple of 16; only pages up to the row's last position are mapped. That is of bfloat16. Of E4M3, 16
+// positions are 16 * head_dim bytes, and then for each a float16 scale, the least with which no value is more than 448 times it.
 struct KvView {
   uint8_t* base = nullptr;
   int64_t slot_bytes = 0, page_bytes = 0;
   int64_t key_offset = 0, value_offset = 0, head_bytes = 0;
   int page_tokens = 0;
+  KvElement element = KvElement::bfloat16;
 };
+
+// Queries that are multiplied by keys in E4M3 are float16, in the same 16 bits, and of each 16 dimensions lie as 0 1 4 5 8 9 12 13 2 3 6 7 10 11 14 15: where this
+// one lies. So a thread has of a query the four neighbouring dimensions that it has of a key.
+constexpr int e4m3_query_place(int dim) { return dim / 16 * 16 + dim % 4 / 2 * 8 + dim % 16 / 4 * 2 + dim % 2; }
 
 struct AttendShape {
   int heads = 0, kv_heads = 0, head_dim = 0;
@@ -99,7 +106,7 @@ struct AttendScratch {
   int* arrived = nullptr;     // [tokens][kv_heads], zero before and after
 };
 
-// attend_pieces.cu and attend_tiles.cu. q is [tokens][q_stride] (heads x head_dim of each), already turned and scaled; out is [tokens][out_stride].
+// attend_pieces.cu and attend_tiles.cu. q is [tokens][q_stride] (heads x head_dim of each), already turned and scaled, and stored as keys want it; out is [tokens][out_stride].
 // attend_pieces: the step's pieces, chunks of single tokens' contexts, merged in their order. attend_tiles: its tiles, several tokens of a row; where
 // these are divided, their chunks are merged likewise.
 // Keys and values of the step's own tokens are in memory already.

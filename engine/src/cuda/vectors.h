@@ -68,7 +68,7 @@ struct HeadsTask {
   DeviceRope rope;
   float query_scale = 1;
   KvView kv;
-  __nv_bfloat16* q = nullptr;  // [tokens][heads * head_dim]
+  __nv_bfloat16* q = nullptr;  // [tokens][heads * head_dim], stored as keys want it
 };
 void finish_heads(cudaStream_t stream, const StepView& step, const HeadsTask& task);
 

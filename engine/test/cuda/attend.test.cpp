@@ -1,6 +1,8 @@
-// Attention over paged keys and values against sums in double precision: single tokens in pieces, several tokens of a row in tiles, and both in
+// Attention over paged keys and values, in bfloat16 and in E4M3, against sums in double precision: single tokens in pieces, several tokens of a row in tiles, and both in
 // one step. Memory that no query sees, and what should not be written, holds NaNs: whoever reads it or writes there shows.
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <algorithm>
 #include <cmath>
@@ -21,7 +23,7 @@ namespace {
 // Of the norm of each token's and head's result: weights and the result are rounded to bfloat16, by up to 2^-9 of a value.
 constexpr double error_max = 0.01;
 constexpr int heads_checked = 2, tokens_checked = 12;  // of each token and of each row
-constexpr uint16_t poison = 0xffff;                    // a NaN
+constexpr uint16_t poison = 0xffff;                    // a NaN, as float16, and as two of E4M3, too
 constexpr int spare_pieces = 5;
 
 struct Form {
@@ -30,6 +32,7 @@ struct Form {
   float soft_cap = 0;
   bool has_sinks = false;
   int tile_chunk_tokens = 0;
+  KvElement element = KvElement::bfloat16;
 
   int group() const { return heads / kv_heads; }
   int width() const { return heads * head_dim; }
@@ -48,7 +51,8 @@ class Scene {
     int pages = 1;
     for (const SceneRow& row : rows) pages = std::max(pages, (row.context + form.page_tokens - 1) / form.page_tokens);
     kv_.page_tokens = form.page_tokens;
-    kv_.head_bytes = int64_t{form.page_tokens} * form.head_dim * 2;
+    kv_.element = form.element;
+    kv_.head_bytes = form.page_tokens / tile_tokens * tile_bytes_of(form.element, form.head_dim);
     kv_.key_offset = 512;
     kv_.value_offset = 512 + form.kv_heads * kv_.head_bytes + 64;
     kv_.page_bytes = kv_.value_offset + form.kv_heads * kv_.head_bytes + 96;
@@ -113,15 +117,10 @@ class Scene {
     for (uint16_t& value : table) value = bfloat_of(random.normal());
     for (uint16_t& value : queries) value = bfloat_of(random.normal() * 1.5f / std::sqrt(static_cast<float>(form_.head_dim)));
     const int start = row.context - row.count, first = static_cast<int>(tokens_.size());
-    for (int position = form_.first_seen(start); position < row.context; position++)
-      for (int head = 0; head < form_.kv_heads; head++)
-        for (const bool is_value : {false, true}) {
-          uint16_t* to = place(r, position, head, is_value);
-          for (int d = 0; d < form_.head_dim; d += 4) {
-            const uint64_t drawn = random.next();
-            for (int j = 0; j < 4; j++) to[d + j] = table[drawn >> 16 * j & (table.size() - 1)];
-          }
-        }
+    if (form_.element == KvElement::e4m3)
+      fill_e4m3(r, random);
+    else
+      fill_bfloat16(r, random, table);
     first_token_.push_back(first);
     for (int i = 0; i < row.count; i++) {
       tokens_.push_back({1, start + i, static_cast<int32_t>(r), -1});
@@ -154,17 +153,73 @@ class Scene {
     return numbered;
   }
 
-  uint16_t* place(size_t slot, int position, int head, bool is_value) {
+  template <typename Fill>
+  void fill_seen(size_t r, const Fill& fill) {
+    for (int position = form_.first_seen(rows_[r].context - rows_[r].count); position < rows_[r].context; position++)
+      for (int head = 0; head < form_.kv_heads; head++)
+        for (const bool is_value : {false, true}) fill(position, head, is_value);
+  }
+  void fill_bfloat16(size_t r, Random& random, const std::vector<uint16_t>& table) {
+    fill_seen(r, [&](int position, int head, bool is_value) {
+      uint16_t* to = tile(r, position, head, is_value) + position % tile_tokens * form_.head_dim;
+      for (int d = 0; d < form_.head_dim; d += 4) {
+        const uint64_t drawn = random.next();
+        for (int j = 0; j < 4; j++) to[d + j] = table[drawn >> 16 * j & (table.size() - 1)];
+      }
+    });
+  }
+  // Any bytes that are numbers, of keys up to 2. Scales of values differ by up to 2^7, some are 0, and all of a row's may be so small that float16 has few bits for
+  // them, or so large that values would be none of float16.
+  void fill_e4m3(size_t r, Random& random) {
+    const float magnitude = std::ldexp(1.0f, random.between(0, 2) * 12 - 22);
+    fill_seen(r, [&](int position, int head, bool is_value) {
+      uint16_t* to = tile(r, position, head, is_value);
+      auto* bytes = reinterpret_cast<uint8_t*>(to) + position % tile_tokens * form_.head_dim;
+      for (int d = 0; d < form_.head_dim; d += 4) {
+        const uint64_t drawn = random.next();
+        for (int j = 0; j < 4; j++) {
+          const auto byte = static_cast<uint8_t>(drawn >> 16 * j & (is_value ? 0xff : 0xbf));
+          bytes[d + j] = (byte & 0x7f) == 0x7f ? 0 : byte;
+        }
+      }
+      const float factor = static_cast<float>(1 + random.between(0, 1000) / 1000.0);
+      const float scale = !is_value ? factor : random.chance(0.02) ? 0 : magnitude * factor * std::ldexp(1.0f, random.between(0, 6));
+      const __half rounded = __float2half_rn(scale);
+      std::memcpy(to + tile_tokens * form_.head_dim / 2 + position % tile_tokens, &rounded, sizeof(rounded));
+    });
+  }
+
+  // Of the 16 positions that this is one of.
+  uint16_t* tile(size_t slot, int position, int head, bool is_value) {
     const int64_t byte = static_cast<int64_t>(slot) * kv_.slot_bytes + position / kv_.page_tokens * kv_.page_bytes + (is_value ? kv_.value_offset : kv_.key_offset) +
-                         head * kv_.head_bytes + int64_t{position % kv_.page_tokens} * form_.head_dim * 2;
+                         head * kv_.head_bytes + position % kv_.page_tokens / tile_tokens * tile_bytes_of(form_.element, form_.head_dim);
     return memory_.data() + byte / 2;
   }
-  const uint16_t* place(size_t slot, int position, int head, bool is_value) const { return const_cast<Scene*>(this)->place(slot, position, head, is_value); }
+  // One position's key or value.
+  std::vector<double> vector_at(size_t slot, int position, int head, bool is_value) const {
+    const uint16_t* from = const_cast<Scene*>(this)->tile(slot, position, head, is_value);
+    const int row = position % tile_tokens, n = form_.head_dim;
+    std::vector<double> values;
+    if (form_.element == KvElement::bfloat16) {
+      for (int d = 0; d < n; d++) values.push_back(float_of(from[row * n + d]));
+      return values;
+    }
+    const double scale = __half2float(__ushort_as_half(from[tile_tokens * n / 2 + row]));
+    for (int d = 0; d < n; d++) values.push_back(scale * test::e4m3_of(reinterpret_cast<const uint8_t*>(from)[row * n + d]));
+    return values;
+  }
 
   std::vector<uint16_t> padded_queries() const {
     const auto width = static_cast<size_t>(form_.width()), stride = static_cast<size_t>(q_stride_);
     std::vector<uint16_t> padded(tokens_.size() * stride, poison);
-    for (size_t t = 0; t * width < q_.size(); t++) std::copy_n(q_.begin() + static_cast<std::ptrdiff_t>(t * width), width, padded.begin() + static_cast<std::ptrdiff_t>(t * stride));
+    for (size_t t = 0; t * width < q_.size(); t++)
+      for (size_t i = 0; i < width; i++) {
+        const uint16_t value = q_[t * width + i];
+        if (form_.element == KvElement::bfloat16)
+          padded[t * stride + i] = value;
+        else  // heads are multiples of 16 dimensions, which change places among themselves
+          padded[t * stride + static_cast<size_t>(e4m3_query_place(static_cast<int>(i)))] = __half_as_ushort(__float2half_rn(float_of(value)));
+      }
     return padded;
   }
   std::vector<uint16_t> without_padding(const std::vector<uint16_t>& out) const {
@@ -191,7 +246,8 @@ class Scene {
     double largest = form_.has_sinks ? sinks_[static_cast<size_t>(head)] : -INFINITY, errors = 0, norm = 0;
     for (int p = first; p <= position; p++) {
       double sum = 0;
-      for (size_t d = 0; d < dim; d++) sum += double{float_of(q_[at + d])} * float_of(place(r, p, kv_head, false)[d]);
+      const std::vector<double> key = vector_at(r, p, kv_head, false);
+      for (size_t d = 0; d < dim; d++) sum += float_of(q_[at + d]) * key[d];
       scores.push_back(form_.soft_cap == 0 ? sum : form_.soft_cap * std::tanh(sum / form_.soft_cap));
       largest = std::max(largest, scores.back());
     }
@@ -199,18 +255,19 @@ class Scene {
     for (int p = first; p <= position; p++) {
       const double weight = std::exp(scores[static_cast<size_t>(p - first)] - largest);
       total += weight;
-      for (size_t d = 0; d < dim; d++) right[d] += weight * float_of(place(r, p, kv_head, true)[d]);
+      const std::vector<double> value = vector_at(r, p, kv_head, true);
+      for (size_t d = 0; d < dim; d++) right[d] += weight * value[d];
     }
     for (size_t d = 0; d < dim; d++) {
       const double error = float_of(out[at + d]) - right[d] / total;
       errors += error * error;
       norm += right[d] / total * (right[d] / total);
     }
-    const double error = std::sqrt(errors / norm);
+    const double error = errors == 0 ? 0 : std::sqrt(errors / norm);  // all that is seen may be zero
     CHECK(error <= error_max, error, " of the norm; position ", position, ", token ", i, " of ", rows_[r].count, ", head ", head, "; ", described());
   }
   std::string described() const {
-    return test::sentence("heads, KV heads, head_dim, page, chunk, window, cap, sinks", form_.heads, ", ", form_.kv_heads, ", ", form_.head_dim, ", ", form_.page_tokens, ", ",
+    return test::sentence(form_.element == KvElement::e4m3 ? "E4M3" : "bfloat16", "; heads, KV heads, head_dim, page, chunk, window, cap, sinks ", form_.heads, ", ", form_.kv_heads, ", ", form_.head_dim, ", ", form_.page_tokens, ", ",
                           form_.chunk_tokens, ", ", form_.window, ", ", form_.soft_cap, ", ", form_.has_sinks);
   }
 
@@ -229,6 +286,7 @@ class Scene {
 
 constexpr int page_sizes[] = {16, 32, 80, 176, 1024}, chunk_sizes[] = {128, 128, 16, 48, 256, 1024};
 constexpr std::pair<int, int> head_counts[] = {{2, 2}, {3, 1}, {8, 2}, {14, 2}, {8, 1}, {16, 1}, {24, 1}, {71, 1}};
+constexpr KvElement elements[] = {KvElement::bfloat16, KvElement::e4m3};
 constexpr int head_dims[] = {16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 512};
 
 Form any_form(Random& random, std::pair<int, int> heads, int head_dim) {
@@ -239,9 +297,12 @@ std::vector<SceneRow> rows_of(Random& random, std::initializer_list<std::pair<in
   for (const auto& [context, count] : contexts) rows.push_back({context, count, random.next()});
   return rows;
 }
-void check_scene(const Form& form, const std::vector<SceneRow>& rows, Random& random) {
-  Scene scene(form, rows);
-  scene.check_right(scene.run(), random);
+void check_scene(Form form, const std::vector<SceneRow>& rows, Random& random) {
+  for (const KvElement element : elements) {
+    form.element = element;
+    Scene scene(form, rows);
+    scene.check_right(scene.run(), random);
+  }
 }
 
 }  // namespace
@@ -298,26 +359,29 @@ TEST("windows, caps and sinks do what they should, in pieces and in tiles of one
 TEST("a token's bits are the same alone, in company and again") {
   need_gpu();
   Random random;
-  for (const int head_dim : {64, 96, 128, 256, 512})
-    for (const auto& heads : head_counts) {
-      Form form = any_form(random, heads, head_dim);
-      form.window = random.chance(0.3) ? 200 : 0;
-      std::vector<SceneRow> rows = rows_of(random, {{1000, 1}, {128, 1}, {17, 1}, {1500, 1}, {90, 40}, {333, 1}, {700, 64}});
-      for (int i = 0; i < 40; i++) rows.push_back({random.between(1, 300), 1, random.next()});
-      Scene together(form, rows);
-      const auto all = together.run();
-      for (int i = 0; i < 3; i++) CHECK(together.run(3) == all, "another run differs");
-      for (size_t r = 0; r < 7; r++) {
-        Scene alone(form, {rows[r]});
-        CHECK(alone.of_row(alone.run(), 0) == together.of_row(all, r), "row ", r, " differs with head_dim ", head_dim, ", ", heads.first, " heads over ", heads.second);
+  for (const KvElement element : elements)
+    for (const int head_dim : {64, 96, 128, 256, 512})
+      for (const auto& heads : head_counts) {
+        Form form = any_form(random, heads, head_dim);
+        form.window = random.chance(0.3) ? 200 : 0;
+        form.element = element;
+        std::vector<SceneRow> rows = rows_of(random, {{1000, 1}, {128, 1}, {17, 1}, {1500, 1}, {90, 40}, {333, 1}, {700, 64}});
+        for (int i = 0; i < 40; i++) rows.push_back({random.between(1, 300), 1, random.next()});
+        Scene together(form, rows);
+        const auto all = together.run();
+        for (int i = 0; i < 3; i++) CHECK(together.run(3) == all, "another run differs");
+        for (size_t r = 0; r < 7; r++) {
+          Scene alone(form, {rows[r]});
+          CHECK(alone.of_row(alone.run(), 0) == together.of_row(all, r), "row ", r, " differs with head_dim ", head_dim, ", ", heads.first, " heads over ", heads.second);
+        }
       }
-    }
 }
 
 TEST("a step without pieces and tiles writes nothing") {
   need_gpu();
-  for (const int head_dim : {64, 128, 256, 512}) {
-    Scene scene({.head_dim = head_dim}, {});
-    scene.run();
-  }
+  for (const KvElement element : elements)
+    for (const int head_dim : {64, 128, 256, 512}) {
+      Scene scene({.head_dim = head_dim, .element = element}, {});
+      scene.run();
+    }
 }

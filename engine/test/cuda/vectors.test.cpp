@@ -2,6 +2,8 @@
 // rows in E4M3. Results in bfloat16 may be off by its rounding, 2^-9 of a value.
 #include "cuda/vectors.h"
 
+#include <cuda_fp16.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -181,6 +183,111 @@ TEST("heads are normed, turned, scaled and stored where attention finds them") {
             }
         }
       }
+}
+
+namespace {
+
+// One token's heads with given numbers, in memory of one page of two tiles.
+struct HeadsCase {
+  int heads, kv_heads, head_dim, position, pairs;
+  bool halves;
+  std::vector<float> qkv, frequencies;
+
+  struct Kept {
+    std::vector<uint16_t> q;
+    std::vector<uint8_t> bytes;
+    int64_t key_offset, value_offset, head_bytes;
+
+    // Of a KV head: where the 16 positions lie that the token is one of.
+    const uint8_t* tile(bool is_value, int head, int64_t tile_bytes, int position) const {
+      return bytes.data() + (is_value ? value_offset : key_offset) + head * head_bytes + position / tile_tokens * tile_bytes;
+    }
+  };
+  Kept run(KvElement element) const {
+    test::CudaStep step(1, 1, {position});
+    const auto d_qkv = test::upload(qkv), d_frequencies = test::upload(frequencies);
+    const DeviceArray<float2> turns(static_cast<size_t>(pairs));
+    const DeviceArray<float> x(16);
+    const DeviceArray<__nv_bfloat16> embedding(64 * 64), q(static_cast<size_t>(heads * head_dim));
+    const DeviceArray<int32_t> last(4), history(4 * 64);
+    EmbedTask embedded{.embedding = embedding.get(), .hidden = 16, .columns = 64, .last_tokens = last.get(), .history = history.get(), .history_stride = 64, .x = x.get()};
+    embedded.ropes.count = 1;
+    embedded.ropes.rope[0] = {d_frequencies.get(), turns.get(), pairs, 1, halves};
+    embed(nullptr, step.view(), embedded);
+    const int64_t head_bytes = 2 * tile_bytes_of(element, head_dim), page_bytes = 2 * kv_heads * head_bytes + 16;
+    const DeviceArray<uint8_t> kv(static_cast<size_t>(page_bytes));
+    check(cudaMemset(kv.get(), 0xff, kv.bytes()), "filling");
+    HeadsTask task{.qkv = d_qkv.get(), .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .rope = embedded.ropes.rope[0], .query_scale = 0.5f, .q = q.get()};
+    task.kv = {kv.get(), page_bytes, page_bytes, 16, 16 + kv_heads * head_bytes, head_bytes, 2 * tile_tokens, element};
+    finish_heads(nullptr, step.view(), task);
+    Kept kept{std::vector<uint16_t>(q.count()), test::download(kv), task.kv.key_offset, task.kv.value_offset, head_bytes};
+    check(cudaMemcpy(kept.q.data(), q.get(), q.bytes(), cudaMemcpyDeviceToHost), "reading");
+    return kept;
+  }
+};
+
+float half_at(const void* from, int i) {
+  uint16_t bits;
+  std::memcpy(&bits, static_cast<const uint8_t*>(from) + 2 * i, sizeof(bits));
+  return __half2float(__ushort_as_half(bits));
+}
+
+// A key or value in E4M3 beside what it is in bfloat16. No byte but its own may have been written.
+void check_e4m3(const uint8_t* tile, const uint8_t* exact_tile, int head_dim, int row) {
+  const float scale = half_at(tile + tile_tokens * head_dim, row);
+  float largest = 0;
+  for (int d = 0; d < head_dim; d++) {
+    const float right = test::float_of(static_cast<uint16_t>(exact_tile[2 * (row * head_dim + d)] | exact_tile[2 * (row * head_dim + d) + 1] << 8));
+    const float value = scale * test::e4m3_of(tile[row * head_dim + d]);
+    largest = std::max(largest, std::fabs(right));
+    CHECK(std::fabs(value - right) <= std::max(std::fabs(right) * 0x1.2p-4f, scale * 0x1.1p-10f), "dimension ", d, ": ", value, ", not ", right);
+  }
+  CHECK(448 * scale >= largest * (1 - 0x1p-8f) && scale <= largest / 448 * (1 + 0x1p-7f) + 0x1p-24f, "a scale of ", scale, " for up to ", largest);
+  for (int other = 0; other < tile_tokens; other++) {
+    if (other == row) continue;
+    for (int d = 0; d < head_dim; d++) CHECK_EQUAL(int{tile[other * head_dim + d]}, 0xff);
+    CHECK(std::isnan(half_at(tile + tile_tokens * head_dim, other)), "the scale of another position is written");
+  }
+}
+
+}  // namespace
+
+TEST("keys and values in E4M3 are what they are in bfloat16, with the least scale that holds them, and queries float16 in the order of keys") {
+  test::need_gpu();
+  Random random;
+  for (const int head_dim : {16, 48, 64, 80, 128, 256, 512})
+    for (const int turned : {0, 1, 2, 3})  // none, pairs of neighbours, halves, and halves of an odd number of pairs
+      for (const int position : {0, 13, 30}) {
+        const int kv_heads = random.between(1, 3), heads = kv_heads * random.between(1, 9), pairs = turned == 0 ? 0 : turned == 3 ? head_dim / 4 - 1 : head_dim / 2;
+        const auto width = static_cast<size_t>((heads + 2 * kv_heads) * head_dim);
+        HeadsCase each{heads, kv_heads, head_dim, position, pairs, turned >= 2, normals(random, width, 3), normals(random, static_cast<size_t>(pairs), 0.3f)};
+        const auto exact = each.run(KvElement::bfloat16), kept = each.run(KvElement::e4m3);
+        for (int i = 0; i < heads * head_dim; i++) {
+          const float right = test::float_of(exact.q[static_cast<size_t>(i)]), value = half_at(kept.q.data(), e4m3_query_place(i));
+          CHECK(std::fabs(value - right) <= std::max(std::fabs(right) * 0x1p-8f, 0x1p-20f), "query ", i, ": ", value, ", not ", right);
+        }
+        const int64_t tile_bytes = tile_bytes_of(KvElement::e4m3, head_dim), exact_bytes = tile_bytes_of(KvElement::bfloat16, head_dim);
+        for (int head = 0; head < kv_heads; head++)
+          for (const bool is_value : {false, true})
+            check_e4m3(kept.tile(is_value, head, tile_bytes, position), exact.tile(is_value, head, exact_bytes, position), head_dim, position % tile_tokens);
+      }
+}
+
+TEST("in E4M3, zeros have a scale of zero, and what no float16 scale can hold the largest one") {
+  test::need_gpu();
+  const int head_dim = 64, position = 5;
+  HeadsCase each{1, 1, head_dim, position, 0, false, std::vector<float>(3 * head_dim), {}};
+  for (int d = 0; d < head_dim; d++) each.qkv[static_cast<size_t>(d)] = d % 2 == 0 ? 1e30f : -1e30f, each.qkv[static_cast<size_t>(2 * head_dim + d)] = d % 2 == 0 ? 1e30f : 1e-30f;
+  const auto kept = each.run(KvElement::e4m3);
+  const int64_t tile_bytes = tile_bytes_of(KvElement::e4m3, head_dim);
+  const uint8_t *key = kept.tile(false, 0, tile_bytes, position), *value = kept.tile(true, 0, tile_bytes, position);
+  CHECK_EQUAL(half_at(key + tile_tokens * head_dim, position), 0.0f);
+  CHECK_EQUAL(half_at(value + tile_tokens * head_dim, position), 65504.0f);
+  for (int d = 0; d < head_dim; d++) {
+    CHECK_EQUAL(test::e4m3_of(key[position * head_dim + d]), 0.0f);
+    CHECK_EQUAL(test::e4m3_of(value[position * head_dim + d]), d % 2 == 0 ? 448.0f : 0.0f);
+    CHECK_EQUAL(half_at(kept.q.data(), e4m3_query_place(d)), d % 2 == 0 ? 65504.0f : -65504.0f);
+  }
 }
 
 TEST("a step begins with each token's embedding, and with what its slot sampled last where it has no id") {

@@ -25,6 +25,13 @@ inline uint16_t bfloat_of(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
+// E4M3 by its bits.
+inline float e4m3_of(uint8_t bits) {
+  __nv_fp8_e4m3 value;
+  value.__x = bits;
+  return static_cast<float>(value);
+}
+
 template <typename Value>
 DeviceArray<Value> upload(const std::vector<Value>& values) {
   DeviceArray<Value> array(values.size());
@@ -49,11 +56,7 @@ inline std::vector<float> download(const DeviceArray<__nv_bfloat16>& array) {
 
 inline std::vector<float> fp8_values(const DeviceArray<uint8_t>& array) {
   std::vector<float> values;
-  for (const uint8_t stored : download(array)) {
-    __nv_fp8_e4m3 value;
-    value.__x = stored;
-    values.push_back(static_cast<float>(value));
-  }
+  for (const uint8_t stored : download(array)) values.push_back(e4m3_of(stored));
   return values;
 }
 
