@@ -52,13 +52,13 @@ uint64_t kv_memory_default(const Assembly& parts, uint64_t wanted, uint64_t free
 }
 
 KvElement element_of(const Assembly& parts) {
-  if (parts.gpu) return KvElement::bfloat16;
+  if (parts.gpu) return parts.options.kv_type == KvType::q8 ? KvElement::e4m3 : KvElement::bfloat16;
   if (parts.options.precision == Precision::float32) return KvElement::float32;
   return parts.options.kv_type == KvType::q8 ? KvElement::int8 : KvElement::float16;
 }
 
 bool may_run_on_gpu(const EngineOptions& options) {
-  return (options.kernels == KernelSet::hopper || options.kernels == KernelSet::automatic) && options.precision != Precision::float32 && options.kv_type != KvType::q8;
+  return (options.kernels == KernelSet::hopper || options.kernels == KernelSet::automatic) && options.precision != Precision::float32;
 }
 
 // A GPU where there is one and nothing was asked for that a CPU alone has.
@@ -67,10 +67,7 @@ Status choose_device(Assembly& parts) {
   const bool is_asked = options.kernels == KernelSet::hopper;
   if (options.precision == Precision::fp8 && !is_asked && options.kernels != KernelSet::automatic)
     return Status::error("weights in fp8 are run on a GPU only; leave --precision out, or ask for --kernels hopper");
-  if (!may_run_on_gpu(options))
-    return is_asked ? Status::error(options.kv_type == KvType::q8 ? "keys and values in 8 bits are kept on a CPU only; leave --kv-type out, or ask for --kernels cpu"
-                                                                  : "float32 is computed on a CPU only; ask for the kernels of one")
-                    : Status();
+  if (!may_run_on_gpu(options)) return is_asked ? Status::error("float32 is computed on a CPU only; ask for the kernels of one") : Status();
   auto gpu = inspect_cuda();
   if (gpu.ok()) parts.gpu = gpu.take();
   return gpu.ok() || (!is_asked && options.precision != Precision::fp8) ? Status() : Status::error(text("cannot run on a GPU: ", gpu.message(), "; ask for --kernels auto or cpu"));
@@ -156,7 +153,8 @@ Status make_backend(Assembly& parts, const Kernels* kernels) {
 
 std::string describe_kernels(const Assembly& parts, const EngineOptions& asked) {
   if (parts.gpu)
-    return text("kernels: hopper, on ", parts.gpu->name, ", ", asked.precision == Precision::fp8 ? "weights in E4M3" : "bfloat16", asked.deterministic ? ", deterministic" : "", ", ",
+    return text("kernels: hopper, on ", parts.gpu->name, ", ", asked.precision == Precision::fp8 ? "weights in E4M3" : "bfloat16",
+                element_of(parts) == KvElement::e4m3 ? ", KV in E4M3" : "", asked.deterministic ? ", deterministic" : "", ", ",
                 parts.options.threads, " threads to load");
   return text("kernels: ", parts.info.kernels, ", ", asked.precision == Precision::float32 ? "float32" : "as stored",
               element_of(parts) == KvElement::int8 ? ", KV in 8 bits, " : ", ", parts.options.threads, parts.options.threads == 1 ? " thread" : " threads", " (",

@@ -21,14 +21,16 @@ constexpr double error_max = 0.25;
 constexpr double routed_error_max = 0.25;
 // Of weights in E4M3, at the root of the mean square.
 constexpr double fp8_error_max = 0.35;
+// Of keys and values in E4M3, likewise.
+constexpr double kv8_error_max = 0.2;
 
 const GoldenRun::Count prefill = [](int, size_t) { return 200; };
 const GoldenRun::Count one_by_one = [](int, size_t) { return 1; };
 const GoldenRun::Count unequal = [](int step, size_t prompt) { return 1 + (step * 11 + static_cast<int>(prompt) * 17) % 40; };
 
-test::GoldenMachine on_gpu(bool is_deterministic, bool as_fp8 = false) {
+test::GoldenMachine on_gpu(bool is_deterministic, bool as_fp8 = false, KvElement element = KvElement::bfloat16) {
   if (const auto gpu = inspect_cuda(); !gpu.ok()) throw test::Skipped{gpu.message()};
-  return {KvElement::bfloat16, cuda_granule_bytes, reserve_cuda_pages,
+  return {element, cuda_granule_bytes, reserve_cuda_pages,
           [=](const ModelFile& file, const Model& model, const KvSlots& slots, Team& team, int slot_count, int context, int tokens_max) {
             std::vector<std::string> log;
             MatrixWork work;
@@ -118,6 +120,22 @@ TEST("weights in E4M3 stay near the float32 ones in every architecture, multipli
     }
     CHECK(own.evaluate(true, one_by_one) == whole, name, ": other bits token by token");
     CHECK(own.evaluate(true, unequal) == whole, name, ": other bits in unequal rows");
+  }
+}
+
+// Each key and value is off by up to a sixteenth, as weights in E4M3 are.
+TEST("keys and values in E4M3 stay near the float32 ones in every architecture, however tokens come, and have the same bits in any company where that is asked for") {
+  for (const std::string& name : test::golden_models()) {
+    const GoldenModel golden = test::read_golden(name);
+    GoldenRun fast(golden, on_gpu(false, false, KvElement::e4m3)), same(golden, on_gpu(true, false, KvElement::e4m3));
+    const auto alone = same.evaluate(false, prefill);
+    for (const auto& [logits, how] : {std::pair(fast.evaluate(false, prefill), "in prefill"), std::pair(fast.evaluate(true, one_by_one), "token by token"),
+                                      std::pair(fast.evaluate(true, unequal), "in unequal rows"), std::pair(alone, "deterministic")}) {
+      const double error = error_of(golden, logits, true);
+      CHECK(error <= kv8_error_max, name, " ", how, ": off by ", error, " of the deviation");
+    }
+    CHECK(same.evaluate(true, one_by_one) == alone, name, ": other bits token by token");
+    CHECK(same.evaluate(true, unequal) == alone, name, ": other bits in unequal rows");
   }
 }
 
