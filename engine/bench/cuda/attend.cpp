@@ -1,6 +1,6 @@
 // Attention on a GPU as a step of an 8B Llama has it (32 heads over 8, head_dim 128), layer after layer in one graph: single tokens at the end
 // of contexts, in GB/s of keys and values, and prompts, in TFLOP/s of what is seen. Once with pages of 16 tokens of all layers (2 MiB), once with
-// pages of 1024, where a head's keys lie together for 256 KiB.
+// pages of 1024, where a head's keys lie together for 256 KiB; and all of it in bfloat16 and in E4M3.
 //
 //     bench_cuda_attend [chunk tokens, 512 unless told]
 #include <cuda_bf16.h>
@@ -22,7 +22,8 @@ namespace {
 
 constexpr AttendShape shape{.heads = 32, .kv_heads = 8, .head_dim = 128};
 constexpr int layers = 32, width = shape.heads * shape.head_dim, replays = 11, tokens_max = 8192, page_sizes[] = {16, 1024};
-constexpr int64_t position_bytes = int64_t{2} * shape.kv_heads * shape.head_dim * 2;  // of one layer's keys and values
+// Of one layer's keys and values.
+int64_t position_bytes(KvElement element) { return 2 * shape.kv_heads * tile_bytes_of(element, shape.head_dim) / tile_tokens; }
 constexpr size_t kv_bytes_max = size_t{48} << 30, spare_bytes = size_t{6} << 30, l2_bytes = size_t{256} << 20;
 
 template <typename Value>
@@ -32,13 +33,13 @@ DeviceArray<Value> upload(const std::vector<Value>& values) {
   return array;
 }
 
-// Moderate numbers of either sign.
+// Moderate numbers of either sign, in bfloat16 and float16; in E4M3 too: no byte is a NaN.
 void fill(void* memory, size_t bytes) {
   std::vector<uint16_t> block(std::min(bytes, size_t{32} << 20) / 2);
   uint64_t state = 1;
   for (uint16_t& value : block) {
     state = state * 6364136223846793005u + 1442695040888963407u;
-    value = static_cast<uint16_t>((state >> 40 & 0x81ff) | 0x3c00);
+    value = static_cast<uint16_t>((state >> 40 & 0x81bf) | 0x3c00);
   }
   auto* to = static_cast<uint8_t*>(memory);
   for (size_t at = 0; at < bytes; at += block.size() * 2)
@@ -66,34 +67,36 @@ class Bench {
     check(cudaStreamCreate(&stream_), "creating a stream");
   }
 
-  void decode(const Work& work, int page_tokens) {
-    const double seconds = time(work, page_tokens);
-    const double bytes = static_cast<double>(work.rows) * work.context * position_bytes;
-    std::printf("decode  %4d rows of %5d, pages of %4d, %5d slots %9.2f us %8.0f GB/s\n", work.rows, work.context, page_tokens, slots_, seconds * 1e6, bytes / seconds * 1e-9);
+  void decode(KvElement element, const Work& work, int page_tokens) {
+    const double seconds = time(element, work, page_tokens);
+    const double bytes = static_cast<double>(work.rows) * work.context * static_cast<double>(position_bytes(element));
+    std::printf("%s decode  %4d rows of %5d, pages of %4d, %5d slots %9.2f us %8.0f GB/s\n", name_of(element), work.rows, work.context, page_tokens, slots_, seconds * 1e6, bytes / seconds * 1e-9);
   }
-  void prefill(const Work& work, int page_tokens) {
-    const double seconds = time(work, page_tokens);
+  void prefill(KvElement element, const Work& work, int page_tokens) {
+    const double seconds = time(element, work, page_tokens);
     double seen = 0;
     for (int i = 0; i < work.count; i++) seen += work.context - i;
     const double flops = 4.0 * width * seen * work.rows;
-    std::printf("prefill %4d rows of %5d of %5d, chunks of %4d, pages of %4d %9.2f us %8.1f TFLOP/s\n", work.rows, work.count, work.context, work.divided > 0 ? work.divided : work.context,
-                page_tokens, seconds * 1e6, flops / seconds * 1e-12);
+    std::printf("%s prefill %4d rows of %5d of %5d, chunks of %4d, pages of %4d %9.2f us %8.1f TFLOP/s\n", name_of(element), work.rows, work.count, work.context, 
+                work.divided > 0 ? work.divided : work.context, page_tokens, seconds * 1e6, flops / seconds * 1e-12);
   }
 
  private:
-  KvView view(int layer, int page_tokens, int context) const {
-    KvView kv{.base = kv_.get(), .page_tokens = page_tokens};
-    kv.head_bytes = int64_t{page_tokens} * shape.head_dim * 2;
-    kv.page_bytes = page_tokens * position_bytes * layers;
-    kv.key_offset = page_tokens * position_bytes * layer;
+  static const char* name_of(KvElement element) { return element == KvElement::e4m3 ? "e4m3" : "bf16"; }
+
+  KvView view(KvElement element, int layer, int page_tokens, int context) const {
+    KvView kv{.base = kv_.get(), .page_tokens = page_tokens, .element = element};
+    kv.head_bytes = page_tokens / tile_tokens * tile_bytes_of(element, shape.head_dim);
+    kv.page_bytes = page_tokens * position_bytes(element) * layers;
+    kv.key_offset = page_tokens * position_bytes(element) * layer;
     kv.value_offset = kv.key_offset + shape.kv_heads * kv.head_bytes;
     kv.slot_bytes = (context + page_tokens - 1) / page_tokens * kv.page_bytes;
     return kv;
   }
 
   // Seconds a layer. Rows share slots where memory has not enough of them: by the time that the second reads a slot, L2 has forgotten the first.
-  double time(const Work& work, int page_tokens) {
-    slots_ = static_cast<int>(std::min<int64_t>(work.rows, static_cast<int64_t>(kv_bytes_) / view(0, page_tokens, work.context).slot_bytes));
+  double time(KvElement element, const Work& work, int page_tokens) {
+    slots_ = static_cast<int>(std::min<int64_t>(work.rows, static_cast<int64_t>(kv_bytes_) / view(element, 0, page_tokens, work.context).slot_bytes));
     if (slots_ == 0) return 0;
     std::vector<StepToken> tokens;
     std::vector<AttendPiece> pieces;
@@ -121,7 +124,7 @@ class Bench {
     const DeviceArray<int> arrived(tokens.size() * shape.kv_heads);
     return median_seconds([&] {
       for (int layer = 0; layer < layers; layer++) {
-        const KvView kv = view(layer, page_tokens, work.context);
+        const KvView kv = view(element, layer, page_tokens, work.context);
         if (piece_count > 0) attend_pieces(stream_, step, shape, kv, q_.get(), width, {partials.get(), arrived.get()}, out_.get(), width);
         if (tile_count > 0) attend_tiles(stream_, step, shape, kv, q_.get(), width, {partials.get(), arrived.get()}, out_.get(), width);
       }
@@ -156,14 +159,15 @@ int main(int argc, char** argv) {
     check(cudaGetDeviceProperties(&device, 0), "looking for a GPU");
     std::printf("# %s, chunks of %d tokens, tiles of %d\n", device.name, chunk_tokens, attend_tile_tokens(shape));
     Bench bench(chunk_tokens);
-    for (const int page_tokens : page_sizes) {
-      for (const int rows : {1, 8, 64, 256})
-        for (const int context : {256, 1024, 4096, 8192}) bench.decode({rows, context, 1}, page_tokens);
-      bench.prefill({1, 4096, 4096}, page_tokens);
-      bench.prefill({64, 128, 128}, page_tokens);
-      bench.prefill({1, 8192, 512}, page_tokens);
-      for (const int divided : {0, 256, 512, 1024}) bench.prefill({1, 4096, 128, divided}, page_tokens);
-    }
+    for (const KvElement element : {KvElement::bfloat16, KvElement::e4m3})
+      for (const int page_tokens : page_sizes) {
+        for (const int rows : {1, 8, 64, 256})
+          for (const int context : {256, 1024, 4096, 8192}) bench.decode(element, {rows, context, 1}, page_tokens);
+        bench.prefill(element, {1, 4096, 4096}, page_tokens);
+        bench.prefill(element, {64, 128, 128}, page_tokens);
+        bench.prefill(element, {1, 8192, 512}, page_tokens);
+        for (const int divided : {0, 256, 512, 1024}) bench.prefill(element, {1, 4096, 128, divided}, page_tokens);
+      }
   } catch (const std::exception& error) {
     std::printf("%s\n", error.what());
     return 1;

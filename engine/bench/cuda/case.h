@@ -12,15 +12,20 @@
 
 namespace millrace::bench {
 
-// Precision is stored, fp8 or deterministic, on a GPU; or cpu, as stored on a CPU: it tells nothing of a GPU, but whether the benchmark works.
+// Precision is stored, fp8 or deterministic, on a GPU, each with keys and values in 8 bits where "-kv8" follows; or cpu, as stored on a CPU: it tells nothing of a
+// GPU, but whether the benchmark works.
 struct Case {
   std::string path, precision;
 
   EngineOptions options() const {
-    EngineOptions options{.path = path, .kernels = precision == "cpu" ? KernelSet::cpu : KernelSet::hopper};
-    if (precision == "fp8") options.precision = Precision::fp8;
-    options.deterministic = precision == "deterministic";
-    options.plans_ahead = precision == "cpu";
+    const std::string kv8 = "-kv8";
+    const bool has_kv8 = precision.ends_with(kv8);
+    const std::string base = has_kv8 ? precision.substr(0, precision.size() - kv8.size()) : precision;
+    EngineOptions options{.path = path, .kernels = base == "cpu" ? KernelSet::cpu : KernelSet::hopper};
+    if (base == "fp8") options.precision = Precision::fp8;
+    if (has_kv8) options.kv_type = KvType::q8;
+    options.deterministic = base == "deterministic";
+    options.plans_ahead = base == "cpu";
     return options;
   }
 };
