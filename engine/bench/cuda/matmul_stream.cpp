@@ -54,14 +54,14 @@ const ModelShape models[] = {
       {"1B down", 2048, 8192, Kind::add}},
      {"1B head", 128256, 2048, Kind::store}},
 };
-constexpr Type types[] = {Type::bf16, Type::fp8};
+constexpr Type types[] = {Type::bf16, Type::fp8, Type::q4};
 constexpr int token_counts[] = {1, 8, 16, 32, 64};
 constexpr int replays = 9, launches_max = 256, launches_min = 4, rows_behind = 64, rows_max = 128256, columns_max = 14336;
 constexpr size_t chain_bytes = size_t{4} << 30;  // many times L2, as is launches_max of the smallest matrix
 
-const char* name_of(Type type) { return type == Type::bf16 ? "bf16" : "fp8"; }
-size_t value_bytes(Type type) { return type == Type::bf16 ? 2 : 1; }
-size_t bytes_of(const Shape& shape, Type type) { return static_cast<size_t>(shape.rows) * static_cast<size_t>(shape.columns) * value_bytes(type); }
+const char* name_of(Type type) { return type == Type::bf16 ? "bf16" : type == Type::fp8 ? "fp8" : "q4"; }
+size_t bytes_of(const Shape& shape, Type type, int rows) { return static_cast<size_t>(rows * DeviceMatrix{.type = type, .columns = shape.columns}.row_bytes()); }
+size_t bytes_of(const Shape& shape, Type type) { return bytes_of(shape, type, shape.rows); }
 
 class Bench {
  public:
@@ -86,13 +86,13 @@ class Bench {
 
   // The matrix that lies behind the last one, or at the beginning again.
   void multiply(const Shape& shape, Type type, int tokens, const StreamTuning& tuning) {
-    const size_t bytes = bytes_of(shape, type), behind = static_cast<size_t>(rows_behind * shape.columns) * value_bytes(type);
+    const size_t bytes = bytes_of(shape, type), behind = bytes_of(shape, type, rows_behind);
     if (next_ + bytes + behind > weights_bytes_) next_ = 0;
     const DeviceMatrix w{type, weights_.get() + next_, scales_.get(), shape.rows, shape.columns};
     next_ += bytes;
     const bool is_gate = shape.kind == Kind::gate;
     MatmulOutput output{.kind = shape.kind, .y = y_.get(), .stride = shape.rows};
-    if (is_gate) output.y = gated_.get(), output.stride = shape.rows / 2, output.as = type == Type::fp8 ? Activations::half : Activations::bfloat16;
+    if (is_gate) output.y = gated_.get(), output.stride = shape.rows / 2, output.as = type == Type::bf16 ? Activations::bfloat16 : Activations::half;
     // What a layer's last matrix reads is what its gate wrote.
     matmul_stream(stream_, w, shape.columns > shape.rows ? gated_.get() : x_.get(), tokens, output, tuning);
   }

@@ -13,6 +13,7 @@
 
 #include "../kv/layout.h"
 #include "../model/activation.h"
+#include "q4.h"
 #include "step.h"
 
 namespace millrace {
@@ -20,23 +21,23 @@ namespace millrace {
 constexpr int column_multiple = 64;
 constexpr int padded_columns(int columns) { return (columns + column_multiple - 1) / column_multiple * column_multiple; }
 
-// What activations that matrices read are stored as. E4M3 becomes float16 in one instruction for two values, where bfloat16 takes four and a half: so
-// matmul_stream.cu reads, beside such matrices, float16 of a sixteenth of each value, in the same 16 bits. That holds values up to a million (larger
-// ones stay there), with more bits than bfloat16 down to 2^-10 and as many down to 2^-13.
+// What activations that matrices read are stored as. E4M3 and four bits become float16 in fewer instructions than bfloat16: so matmul_stream.cu reads,
+// beside such matrices, float16 of a sixteenth of each value, in the same 16 bits. That holds values up to a million (larger ones stay there), with more
+// bits than bfloat16 down to 2^-10 and as many down to 2^-13.
 enum class Activations : uint8_t { bfloat16, half };
 constexpr float half_divisor = 16;
 
 // A matrix in device memory: [rows][columns], rows contiguous, columns a multiple of column_multiple (those beyond the model's are zero).
-// Behind the last row at least 64 more may be read.
+// Behind the last row at least 64 more may be read. Four bits lie as q4.h says.
 struct DeviceMatrix {
-  enum class Type : uint8_t { bf16, fp8 };  // fp8: E4M3, and a scale for each row
+  enum class Type : uint8_t { bf16, fp8, q4 };  // fp8: E4M3, and a scale for each row; q4: 4 bits, and a scale and a minimum for each 32
   Type type = Type::bf16;
   const void* values = nullptr;
   const float* scales = nullptr;  // [rows], of fp8 alone
   int rows = 0;
   int columns = 0;
 
-  int64_t row_bytes() const { return int64_t{columns} * (type == Type::fp8 ? 1 : 2); }
+  int64_t row_bytes() const { return type == Type::q4 ? q4_row_bytes(columns) : int64_t{columns} * (type == Type::fp8 ? 1 : 2); }
 };
 
 // How a norm by the root mean square is shared by the kernels around it, which saves one of its own: who writes the residual stream leaves x times the norm's
@@ -72,8 +73,9 @@ struct MatmulOutput {
   NormOutput next;              // of y, of kind `add` with a multiple of 16 rows
 };
 
-// matmul_stream.cu: for few tokens. Reads the matrix once, at the memory's pace. x is [tokens][w.columns], stored as half for matrices of E4M3, of which up to the next
-// multiple of 8 tokens may be read; tokens is 1 to stream_tokens_max. A token's result has the same bits whatever `tokens` is.
+// matmul_stream.cu: for few tokens. Reads the matrix once, at the memory's pace. x is [tokens][w.columns], stored as half but for matrices of bfloat16, of which up to the
+// next multiple of 8 tokens may be read; tokens is 1 to stream_tokens_max. A token's result has the same bits whatever `tokens` is. Gates of four bits have a multiple of
+// q4_rows up rows.
 constexpr int stream_tokens_max = 64;
 void matmul_stream(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const MatmulOutput& output);
 

@@ -5,14 +5,14 @@
 // blocks g and g + 2 of a tile, so that sums stay in registers for a whole tile; the four warps of a group then add theirs in the order of c.
 // A CTA takes less than half of a multiprocessor: that of the next matrix is there early, and its ring is filling while this one ends.
 // With many tokens two CTAs form a cluster, and each reads half of x for both.
-// Bytes: rows * columns * (2 or 1) of w, from memory; tokens * columns * 2 of x for each tile, from L2; tokens * rows * 4 of y.
+// Bytes: rows * columns * (2, 1 or 5 / 8) of w, from memory; tokens * columns * 2 of x for each tile, from L2; tokens * rows * 4 of y.
 // Reference: the sums in double, in test/cuda/matmul_stream.test.cpp.
 #include "activate.cuh"
 #include "launch.h"
 #include "norm_shared.cuh"
 #include "reduce.cuh"
 #include "stream_plan.h"
-#include "stream_sum.cuh"
+#include "stream_sum_q4.cuh"
 #include "tile_copy.cuh"
 
 namespace millrace {
@@ -33,6 +33,7 @@ struct StreamTask {
   int rows = 0, columns = 0, tokens = 0;
   int block_rows = 0;  // from a block's first row to the next one's
   int half_rows = 0;   // from a block's first row to that of its second half
+  float factor = 1;    // of all results
   StreamPlan plan;
 };
 
@@ -107,23 +108,24 @@ class Loader {
 
  private:
   static constexpr int token_units = stream_token_bytes(type) / stream_unit_bytes, half_tokens_bytes = 4 * T * stream_token_bytes(type);
+  static constexpr int half_bytes = stream_half_bytes(type), map_rows = type == Type::q4 ? q4_rows : 1;
 
   // A stage's rows come in one box where they lie together, or else in two: a copy costs the engine some time, whatever its size.
   __device__ TilePlace place(const Stage& stage, int box) const {
-    return {0, stage.step * stream_stage_units, stage.blocks.first * task_.block_rows + box * task_.half_rows};
+    return {0, stage.step * stream_stage_units, (stage.blocks.first * task_.block_rows + box * task_.half_rows) / map_rows};
   }
   __device__ const CUtensorMap& map(const Stage& stage) const { return w_.by_blocks[stage.blocks.count - 1]; }
   __device__ void load_weights(int slot) {
-    if (asks_) barrier_expect(ring_.full(slot), static_cast<uint32_t>(next_.blocks.count * stream_block_bytes + 2 * half_tokens_bytes));
+    if (asks_) barrier_expect(ring_.full(slot), static_cast<uint32_t>(2 * (next_.blocks.count * half_bytes + half_tokens_bytes)));
     if (next_.blocks.count == 0) return;
 #pragma unroll 1
     for (int box = 0; box < task_.plan.boxes; box++) {
-      const uint32_t to = ring_.stage(slot) + static_cast<uint32_t>(box * next_.blocks.count * stream_half_bytes);
+      const uint32_t to = ring_.stage(slot) + static_cast<uint32_t>(box * next_.blocks.count * half_bytes);
       if (asks_) copy_tile(to, map(next_), place(next_, box), ring_.full(slot), policy_);
     }
   }
   __device__ void load_tokens(int slot, int step) {
-    const uint32_t tokens = ring_.stage(slot) + static_cast<uint32_t>(task_.plan.tile_blocks * stream_block_bytes);
+    const uint32_t tokens = ring_.stage(slot) + static_cast<uint32_t>(task_.plan.tokens_at);
     if (!asks_) return;
     if (task_.plan.peers == 1) return copy_tile(tokens, x_, {0, step * token_units, 0}, ring_.full(slot));
     const int half = static_cast<int>(cluster_rank());
@@ -142,7 +144,7 @@ class Loader {
 // Sums all stages of a tile, of which `count` blocks are this warp's. A warp has columns in every second stage, but takes note of each, since
 // a barrier's phases may not be skipped.
 template <Type type, int T, int count>
-__device__ void sum_tile(const StreamTask& task, const Ring<T>& ring, const StreamRows& rows, Turn& turn, StreamSums<T>& sums) {
+__device__ void sum_tile(const StreamTask& task, const Ring<T>& ring, const StreamRows<type>& rows, Turn& turn, StreamSums<T>& sums) {
   const int lane_number = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int its_class = warp % classes, group = warp / classes;
   const int unit = its_class % stream_stage_units, team = its_class / stream_stage_units;
@@ -156,13 +158,10 @@ __device__ void sum_tile(const StreamTask& task, const Ring<T>& ring, const Stre
     barrier_wait(ring.full(turn.slot), turn.parity);
     if (count > 0 && step % 2 == team) {
       const uint32_t weights = ring.stage(turn.slot) + static_cast<uint32_t>(group) * rows.block_bytes;
-      const uint32_t tokens = ring.stage(turn.slot) + static_cast<uint32_t>(task.plan.tile_blocks * stream_block_bytes);
-      if constexpr (count > 0 && type == Type::bf16) add_products_bf16<count, T>(weights, rows, tokens, sums, lane);
-      if constexpr (count > 0 && type == Type::fp8) {
-        StreamLane<type> inside = lane;
-        inside.weights ^= step == behind_step ? 64u : 0u;
-        add_products_fp8<count, T>(weights, rows, tokens, sums, inside);
-      }
+      const uint32_t tokens = ring.stage(turn.slot) + static_cast<uint32_t>(task.plan.tokens_at);
+      StreamLane<type> inside = lane;
+      if constexpr (type == Type::fp8) inside.weights ^= step == behind_step ? 64u : 0u;
+      if constexpr (count > 0) add_products<count, T>(weights, rows, tokens, sums, inside);
     }
     __syncwarp();
     if (lane_number == 0) {
@@ -187,8 +186,7 @@ __device__ void find_factors(const StreamTask& task) {
   }
 }
 
-// Of a row of E4M3, whose products are of halves; or 1.
-__device__ float scale_of(const StreamTask& task, int row) { return task.scales == nullptr ? 1.0f : half_divisor * task.scales[row]; }
+__device__ float scale_of(const StreamTask& task, int row) { return task.scales == nullptr ? task.factor : task.factor * task.scales[row]; }
 
 // One result of a row and a token, or of a gate row and its up row; returns what `store` and `add` leave.
 __device__ float finish(const StreamTask& task, int row, int token, float sum, float up) {
@@ -257,7 +255,7 @@ __device__ void sum_all(const StreamTask& task, const Ring<T>& ring) {
   for (int tile = 0; tile < task.plan.tiles; tile++) {
     const Blocks blocks = blocks_of(task.plan, tile);
     const int count = (blocks.count - group + 1) / 2;
-    const StreamRows rows(task.plan.boxes, blocks.count);
+    const StreamRows<type> rows(task.plan.boxes, blocks.count);
     StreamSums<T> sums = {};
     if (count == 2)
       sum_tile<type, T, 2>(task, ring, rows, turn, sums);
@@ -366,6 +364,7 @@ void matmul_stream(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat
   static const int multiprocessors = count_multiprocessors();
   StreamTask task{.output = output, .rows = w.rows, .columns = w.columns, .tokens = tokens};
   if (w.type == Type::fp8) task.scales = w.scales;
+  if (w.type != Type::bf16) task.factor = half_divisor;  // the products are of halves
   task.plan = plan_stream(w, tokens, output.kind, multiprocessors, tuning);
   const bool is_gate = output.kind == MatmulOutput::Kind::gate;
   task.block_rows = is_gate ? stream_half_rows : stream_block_rows;
@@ -374,8 +373,10 @@ void matmul_stream(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat
   const CUtensorMap x_map = stream_map_of_tokens(w, x, tokens, task.plan);
   if (w.type == Type::bf16)
     launch_stream<Type::bf16>(stream, w_maps, x_map, task);
-  else
+  else if (w.type == Type::fp8)
     launch_stream<Type::fp8>(stream, w_maps, x_map, task);
+  else
+    launch_stream<Type::q4>(stream, w_maps, x_map, task);
 }
 
 void matmul_stream(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const MatmulOutput& output) {

@@ -26,21 +26,46 @@ struct MapShape {
   uint64_t dimensions[3];  // values of a unit, units of a row, rows
   uint64_t row_bytes;
   uint32_t box[3];
+  uint64_t unit_bytes = stream_unit_bytes;
+  CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B;
 };
 
 CUtensorMap map_of(const void* values, const MapShape& shape) {
   static const Encode encode = find_encode();
-  const uint64_t strides[2] = {stream_unit_bytes, shape.row_bytes};
+  const uint64_t strides[2] = {shape.unit_bytes, shape.row_bytes};
   const uint32_t steps[3] = {1, 1, 1};
   CUtensorMap map;
   const CUresult result =
       encode(&map, shape.type, 3, const_cast<void*>(values), shape.dimensions, strides, shape.box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_128B, shape.promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+             shape.swizzle, shape.promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     const std::string what = std::to_string(shape.dimensions[2]) + " rows of " + std::to_string(shape.row_bytes) + " bytes";
     throw CudaError("a tensor map of " + what + " was refused (CUresult " + std::to_string(result) + "): are its values aligned to 16 bytes?");
   }
   return map;
+}
+
+MapShape shape_of_weights(const DeviceMatrix& w, int box_rows) {
+  const bool is_bf16 = w.type == DeviceMatrix::Type::bf16;
+  const int unit = stream_unit_columns(w.type);
+  return {.type = is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8,
+          .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+          .dimensions = {static_cast<uint64_t>(unit), static_cast<uint64_t>(divided_up(w.columns, unit)), static_cast<uint64_t>(w.rows)},
+          .row_bytes = static_cast<uint64_t>(w.columns) * (is_bf16 ? 2 : 1),
+          .box = {static_cast<uint32_t>(unit), stream_stage_units, static_cast<uint32_t>(box_rows)}};
+}
+
+// A piece is a unit of 8 rows at once.
+MapShape shape_of_pieces(const DeviceMatrix& w, int box_rows) {
+  constexpr uint32_t piece_words = q4_piece_bytes / 4;
+  const auto pieces = static_cast<uint64_t>(q4_pieces(w.columns));
+  return {.type = CU_TENSOR_MAP_DATA_TYPE_UINT32,
+          .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+          .dimensions = {piece_words, pieces, static_cast<uint64_t>(divided_up(w.rows, q4_rows))},
+          .row_bytes = pieces * q4_piece_bytes,
+          .box = {piece_words, stream_stage_units, static_cast<uint32_t>(box_rows / q4_rows)},
+          .unit_bytes = q4_piece_bytes,
+          .swizzle = CU_TENSOR_MAP_SWIZZLE_NONE};
 }
 
 }  // namespace
@@ -58,7 +83,8 @@ StreamPlan plan_stream(const DeviceMatrix& w, int tokens, MatmulOutput::Kind kin
   plan.tiles = divided_up(blocks_max, tuning.tile_blocks_max);
   plan.tile_blocks = divided_up(blocks_max, plan.tiles);
   plan.steps = divided_up(w.columns, stream_stage_units * stream_unit_columns(w.type));
-  plan.stage_bytes = plan.tile_blocks * stream_block_bytes + 8 * plan.token_tiles * stream_token_bytes(w.type);
+  plan.tokens_at = divided_up(plan.tile_blocks * stream_block_bytes(w.type), stream_swizzle_bytes) * stream_swizzle_bytes;
+  plan.stage_bytes = plan.tokens_at + 8 * plan.token_tiles * stream_token_bytes(w.type);
   const bool is_wide = plan.token_tiles == 8 || w.rows >= tuning.wide_rows_min;
   plan.stages = std::clamp((is_wide ? tuning.wide_ring_bytes : tuning.ring_bytes) / plan.stage_bytes, 1, stream_stages_max);
   plan.shared_bytes = stream_stages_offset(plan.token_tiles) + static_cast<size_t>(plan.stages) * static_cast<size_t>(plan.stage_bytes);
@@ -66,16 +92,11 @@ StreamPlan plan_stream(const DeviceMatrix& w, int tokens, MatmulOutput::Kind kin
 }
 
 StreamMaps stream_maps_of_weights(const DeviceMatrix& w, const StreamPlan& plan) {
-  const bool is_bf16 = w.type == DeviceMatrix::Type::bf16;
-  const int unit = stream_unit_columns(w.type);
-  const auto units = static_cast<uint64_t>(divided_up(w.columns, unit));
   StreamMaps maps;
-  for (int blocks = 1; blocks <= stream_tile_blocks_max; blocks++)
-    maps.by_blocks[blocks - 1] = map_of(w.values, {.type = is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8,
-                                                   .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                                   .dimensions = {static_cast<uint64_t>(unit), units, static_cast<uint64_t>(w.rows)},
-                                                   .row_bytes = static_cast<uint64_t>(w.columns) * (is_bf16 ? 2 : 1),
-                                                   .box = {static_cast<uint32_t>(unit), stream_stage_units, static_cast<uint32_t>(blocks * stream_block_rows / plan.boxes)}});
+  for (int blocks = 1; blocks <= stream_tile_blocks_max; blocks++) {
+    const int box_rows = blocks * stream_block_rows / plan.boxes;
+    maps.by_blocks[blocks - 1] = map_of(w.values, w.type == DeviceMatrix::Type::q4 ? shape_of_pieces(w, box_rows) : shape_of_weights(w, box_rows));
+  }
   return maps;
 }
 

@@ -2,7 +2,8 @@
 //
 // A block is 16 rows: 16 that follow one another, or 8 gate rows and the 8 up rows that belong to them. A CTA has a run of blocks, as many as
 // every other or one more, and takes them in tiles of up to 4. A tile is walked in stages of 256 bytes of each row, which are two units of
-// 128, and all tokens' values for these columns. A ring of stages in shared memory is filled ahead of those who sum.
+// 128, and all tokens' values for these columns; of four bits a unit is 128 columns, a piece of q4.h. A ring of stages in shared memory is filled
+// ahead of those who sum.
 #pragma once
 
 #include <cuda.h>
@@ -15,9 +16,13 @@
 namespace millrace {
 
 constexpr int stream_block_rows = 16, stream_half_rows = 8, stream_tile_blocks_max = 4;
-constexpr int stream_unit_bytes = 128, stream_stage_units = 2, stream_stages_max = 16;
-constexpr int stream_block_bytes = stream_block_rows * stream_stage_units * stream_unit_bytes;  // of a stage
-constexpr int stream_half_bytes = stream_block_bytes / 2;
+constexpr int stream_unit_bytes = 128, stream_stage_units = 2, stream_stages_max = 16, stream_swizzle_bytes = 1024;
+// Of a stage.
+constexpr int stream_half_bytes(DeviceMatrix::Type type) {
+  return stream_stage_units * (type == DeviceMatrix::Type::q4 ? q4_piece_bytes : stream_half_rows * stream_unit_bytes);
+}
+constexpr int stream_block_bytes(DeviceMatrix::Type type) { return 2 * stream_half_bytes(type); }
+static_assert(stream_half_rows == q4_rows);
 
 // Columns of weights in a unit.
 constexpr int stream_unit_columns(DeviceMatrix::Type type) { return type == DeviceMatrix::Type::bf16 ? 64 : 128; }
@@ -56,13 +61,14 @@ struct StreamPlan {
   int steps = 0;        // stages of a tile
   int boxes = 0;        // of rows that lie together, in a block: 1 or 2
   int stages = 0;       // of the ring
-  int stage_bytes = 0;
+  int stage_bytes = 0, tokens_at = 0;  // where in it x begins
   size_t shared_bytes = 0;
 };
 StreamPlan plan_stream(const DeviceMatrix& w, int tokens, MatmulOutput::Kind kind, int multiprocessors, const StreamTuning& tuning);
 
 // Tiles of a box's rows x one stage of w, and of half of a plan's tokens x one stage of x. Values beyond a row's end or the last token come as
-// zeros, except that an E4M3 row of an odd number of half units runs on into the next one: there it is x that is zero.
+// zeros, except that an E4M3 row of an odd number of half units runs on into the next one: there it is x that is zero. A map of four bits counts
+// pieces' rows.
 struct StreamMaps {
   CUtensorMap by_blocks[stream_tile_blocks_max];  // for tiles of 1, 2, ... blocks
 };

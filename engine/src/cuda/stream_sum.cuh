@@ -1,5 +1,5 @@
 // Products of a stage: 16 rows of weights, times 8 tokens at a time, by mma.m16n8k16 with float32 sums: of bfloat16, or of float16 where the
-// weights are E4M3, each of whose values float16 holds.
+// weights are E4M3, each of whose values float16 holds; stream_sum_q4.cuh has those of four bits.
 //
 // Which columns an mma multiplies is free as long as weights and tokens agree, so that each thread takes columns that lie together: fragments
 // are loads of 16 bytes, and both operands come from rows as they are in memory. A warp takes one unit of each row of the stage, 8 chunks of
@@ -61,16 +61,18 @@ struct StreamLane {
 };
 
 // How a stage's rows lie: block by block, or all gate rows and then all up rows.
+template <DeviceMatrix::Type type>
 struct StreamRows {
+  static constexpr int half_bytes = stream_half_bytes(type);
   uint32_t block_bytes, second_half;  // from one block to the next; from a block's first half to its second
 
   __device__ StreamRows(int boxes, int blocks)
-      : block_bytes(boxes == 1 ? stream_block_bytes : stream_half_bytes), second_half(static_cast<uint32_t>((boxes == 1 ? 1 : blocks) * stream_half_bytes)) {}
+      : block_bytes(boxes == 1 ? 2 * half_bytes : half_bytes), second_half(static_cast<uint32_t>((boxes == 1 ? 1 : blocks) * half_bytes)) {}
 };
 
 // Adds one unit of `count` blocks, which lie two blocks apart from `weights` on, to their sums.
 template <int count, int T>
-__device__ inline void add_products_bf16(uint32_t weights, const StreamRows& rows, uint32_t tokens, StreamSums<T>& sums, StreamLane<DeviceMatrix::Type::bf16> lane) {
+__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::bf16>& rows, uint32_t tokens, StreamSums<T>& sums, StreamLane<DeviceMatrix::Type::bf16> lane) {
 #pragma unroll(T < 4 ? 2 : 1)
   for (uint32_t i = 0; i < 2; i++) {
     uint4 a[count][2];
@@ -103,7 +105,7 @@ __device__ inline StreamFragment fragment_of(uint32_t first0, uint32_t second0, 
 }
 
 template <int count, int T>
-__device__ inline void add_products_fp8(uint32_t weights, const StreamRows& rows, uint32_t tokens, StreamSums<T>& sums, StreamLane<DeviceMatrix::Type::fp8> lane) {
+__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::fp8>& rows, uint32_t tokens, StreamSums<T>& sums, StreamLane<DeviceMatrix::Type::fp8> lane) {
 #pragma unroll(T < 4 ? 2 : 1)
   for (uint32_t i = 0; i < 2; i++) {
     uint4 raw[count][2];
@@ -115,6 +117,7 @@ __device__ inline void add_products_fp8(uint32_t weights, const StreamRows& rows
     }
 #pragma unroll
     for (uint32_t h = 0; h < 2; h++) {
+      const uint32_t chunk = (tokens + lane.tokens) ^ (64 * i ^ 16 * h);  // of the stage, so that none stays in a register beyond it
       StreamFragment fragment[count];
 #pragma unroll
       for (int m = 0; m < count; m++) {
@@ -123,8 +126,7 @@ __device__ inline void add_products_fp8(uint32_t weights, const StreamRows& rows
       }
 #pragma unroll
       for (int n = 0; n < T; n++) {
-        const uint32_t tile = tokens + static_cast<uint32_t>(n * stream_token_tile_bytes<DeviceMatrix::Type::fp8>);
-        const uint4 b = load_shared(tile + (lane.tokens ^ 64 * i ^ 16 * h));
+        const uint4 b = load_shared(chunk + static_cast<uint32_t>(n * stream_token_tile_bytes<DeviceMatrix::Type::fp8>));
 #pragma unroll
         for (int m = 0; m < count; m++) {
           const auto& a = fragment[m].a;

@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
+#include "../format/types.h"
 #include "kernels.h"
 
 namespace millrace {
@@ -90,6 +91,12 @@ void finish_rows(cudaStream_t stream, int tokens, const float* bias, float soft_
 
 // quantize.cu: x [rows][columns] in E4M3; columns are a multiple of column_multiple.
 void quantize_rows(cudaStream_t stream, const __nv_bfloat16* x, int rows, int columns, uint8_t* quants, float* scales);
+
+// q4.cu. pack_q4: `count` rows of blocks as a file has them, each of so many columns, become rows from first_row on of w, whose memory was zero.
+// unpack_q4: `count` rows of w from first_row on, a multiple of q4_rows, as bfloat16 [count][w.columns].
+constexpr bool is_q4_source(Type type) { return type == Type::q4_0 || type == Type::q4_1 || type == Type::q4_k; }
+void pack_q4(cudaStream_t stream, Type type, const void* blocks, int64_t count, int64_t columns, const DeviceMatrix& w, int64_t first_row);
+void unpack_q4(cudaStream_t stream, const DeviceMatrix& w, int first_row, int count, __nv_bfloat16* values);
 
 // experts.cu: x += the sum over each token's experts of weight * expert(input). Right, but not tuned: an expert's matrices are read once for
 // each eight of its tokens, by plain multiplications.

@@ -1,4 +1,4 @@
-// Matrices times few tokens against sums in double: small and crooked shapes in full, models' shapes in samples of their rows, in both types
+// Matrices times few tokens against sums in double: small and crooked shapes in full, models' shapes in samples of their rows, in all types
 // of weights. And what else they promise: the same bits in any company, nothing written beside the result, and order among kernels that
 // begin before the one in front of them ends.
 #include <cuda_bf16.h>
@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <span>
 #include <utility>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
 #include "cuda/stream_plan.h"
+#include "support/cuda_q4.h"
 #include "support/cuda_step.h"
 #include "support/random.h"
 #include "support/test.h"
@@ -58,18 +60,24 @@ double gated(Activation activation, double gate, double up) {
 class Matrix {
  public:
   Matrix(Random& random, Stored type, int rows, int columns) : type_(type), rows_(rows), columns_(columns) {
+    bias_ = random.normals(rows);
+    device_bias_ = upload(bias_);
+    const size_t behind = rows_behind * static_cast<size_t>(columns);
+    if (type == Stored::q4) {
+      bytes_ = test::random_q4(random, rows, columns);
+      values_ = placed(bytes_, rows_behind * static_cast<size_t>(q4_row_bytes(columns)));
+      return;
+    }
     // Drawing each value would take longer than all else here: they are drawn from a table.
     std::vector<uint16_t> table(1 << 16);
     for (uint16_t& value : table) value = type == Stored::bf16 ? bfloat_of(random.normal() / std::sqrt(static_cast<float>(columns))) : any_e4m3(random);
-    const size_t count = static_cast<size_t>(rows) * static_cast<size_t>(columns), behind = rows_behind * static_cast<size_t>(columns);
+    const size_t count = static_cast<size_t>(rows) * static_cast<size_t>(columns);
     if (type == Stored::bf16)
       values_ = fill(random, table, words_, count, behind);
     else
       values_ = fill(random, table, bytes_, count, behind);
     for (int r = 0; r < rows; r++) scales_.push_back(static_cast<float>((0.5 + random.uniform()) / (100 * std::sqrt(columns))));
-    bias_ = random.normals(rows);
     device_scales_ = upload(scales_);
-    device_bias_ = upload(bias_);
   }
 
   DeviceMatrix device() const { return {type_, values_.get(), type_ == Stored::fp8 ? device_scales_.get() : nullptr, rows_, columns_}; }
@@ -80,10 +88,10 @@ class Matrix {
 
   // The product, and the sum of its terms' sizes.
   std::pair<double, double> dot(int row, const float* x) const {
-    const size_t first = static_cast<size_t>(row) * static_cast<size_t>(columns_);
+    const std::vector<float>& values = row_of(row);
     double sum = 0, size = 0;
-    for (size_t c = 0; c < static_cast<size_t>(columns_); c++) {
-      const double product = double{type_ == Stored::bf16 ? float_of(words_[first + c]) : e4m3_values()[bytes_[first + c]]} * x[c];
+    for (size_t c = 0; c < values.size(); c++) {
+      const double product = double{values[c]} * x[c];
       sum += product;
       size += std::fabs(product);
     }
@@ -92,6 +100,17 @@ class Matrix {
   }
 
  private:
+  float value(int row, int column) const {
+    const size_t at = static_cast<size_t>(row) * static_cast<size_t>(columns_) + static_cast<size_t>(column);
+    if (type_ == Stored::q4) return test::q4_value(bytes_, columns_, row, column).as_half();
+    return type_ == Stored::bf16 ? float_of(words_[at]) : e4m3_values()[bytes_[at]];
+  }
+  // Each row's values are looked up once.
+  const std::vector<float>& row_of(int row) const {
+    std::vector<float>& values = rows_seen_[row];
+    for (int c = static_cast<int>(values.size()); c < columns_; c++) values.push_back(value(row, c));
+    return values;
+  }
   static uint16_t any_e4m3(Random& random) {
     const auto bits = static_cast<uint16_t>(random.next() & 0xff);
     return (bits & 0x7f) == 0x7f ? uint16_t{0} : bits;
@@ -111,9 +130,13 @@ class Matrix {
       const uint64_t drawn = random.next();
       for (size_t j = 0; j < 4; j++) values[i + j] = static_cast<Value>(table[drawn >> 16 * j & 0xffff]);
     }
-    DeviceArray<uint8_t> device((count + behind) * sizeof(Value));
+    return placed(values, behind);
+  }
+  template <typename Value>
+  static DeviceArray<uint8_t> placed(const std::vector<Value>& values, size_t behind) {
+    DeviceArray<uint8_t> device((values.size() + behind) * sizeof(Value));
     check(cudaMemset(device.get(), 0xff, device.bytes()), "poisoning");
-    check(cudaMemcpy(device.get(), values.data(), count * sizeof(Value), cudaMemcpyHostToDevice), "copying weights");
+    check(cudaMemcpy(device.get(), values.data(), values.size() * sizeof(Value), cudaMemcpyHostToDevice), "copying weights");
     return device;
   }
 
@@ -122,6 +145,7 @@ class Matrix {
   std::vector<uint16_t> words_;
   std::vector<uint8_t> bytes_;
   std::vector<float> scales_, bias_;
+  mutable std::map<int, std::vector<float>> rows_seen_;
   DeviceArray<uint8_t> values_;
   DeviceArray<float> device_scales_, device_bias_;
 };
@@ -252,7 +276,7 @@ void check_products(Random& random, const Matrix& matrix, int count, const Form&
   CHECK(touched == 0, touched, " values beside the results were written; ", what);
 }
 
-constexpr Stored types[] = {Stored::bf16, Stored::fp8};
+constexpr Stored types[] = {Stored::bf16, Stored::fp8, Stored::q4};
 constexpr int token_counts[] = {1, 2, 5, 8, 9, 16, 33, 64};
 
 }  // namespace
@@ -275,6 +299,7 @@ TEST("gates are right, with every activation") {
   const std::pair<int, int> shapes[] = {{2 * 16, 64}, {2 * 100, 192}, {2 * 1000, 256}, {2 * 3, 64}};
   for (const Stored type : types)
     for (const auto& [rows, columns] : shapes) {
+      if (type == Stored::q4 && rows / 2 % q4_rows != 0) continue;  // such gates are not kept in four bits
       const Matrix matrix(random, type, rows, columns);
       for (const int count : token_counts)
         for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf, Activation::clamped})
