@@ -28,6 +28,8 @@ constexpr int tile_blocks_a_multiprocessor = 2;
 // Products are tried on so many layers in turn, and of prompts those in slices of so many tokens.
 constexpr size_t tuned_matrices = 8;
 constexpr int prompt_tokens[] = {512, 1024, 2048};
+// Of a matrix in four bits, as bfloat16 for cuBLASLt: all of a layer's widest, and a part of an LM head.
+constexpr int64_t unpacked_bytes_max = int64_t{256} << 20;
 
 int rounded_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -54,13 +56,14 @@ CudaBackend::CudaBackend(const ModelFile& file, const Model& model, const KvSlot
     turns_.emplace_back(static_cast<size_t>(tokens) * static_cast<size_t>(pairs));
     ropes_.push_back({weights_->vector(rope.frequencies), turns_.back().get(), pairs, rope.attention_factor, rope.style == Rope::Style::halves});
   }
+  tell_readers();
   const double rate = static_cast<double>(weights_->read_bytes()) / static_cast<double>(std::max<uint64_t>(now_us() - begun, 1)) / 1000;
   share_norms();
   work_ = weights_->work();
   blas_ = opening.get();
   reserve();
   log.push_back(text("weights: ", weights_->read_bytes() >> 20, " MiB read at ", std::round(rate * 10) / 10, " GB/s, ", (file.direct_bytes() - direct) >> 20, " MiB of them past the file cache"));
-  log.push_back(text("weights: ", weights_->bytes() >> 20, " MiB on the GPU, in ", limits_.as_fp8 ? "E4M3 with a scale for each row (embedding and LM head in bfloat16)" : "bfloat16",
+  log.push_back(text("weights: ", weights_->bytes() >> 20, " MiB on the GPU, ", weights_->describe(),
                      limits_.is_deterministic ? "; all steps multiplied by our own kernel"
                      : blas_ == nullptr       ? "; prompts are slow: libcublasLt.so.13 is not to be had"
                                               : text("; steps of over ", streamed_tokens_max, " tokens multiplied by cuBLASLt")));
@@ -74,13 +77,26 @@ void CudaBackend::share_norms() {
     if (qkv == nullptr && gate_up == nullptr) continue;
     const DeviceNorm& norm = qkv != nullptr ? qkv->norm : gate_up->norm;
     if (norm.weight == nullptr || norm.is_layer) continue;
-    DeviceNorm* next = nullptr;
+    const DeviceMatrix::Type reader = qkv != nullptr ? qkv->linear.weight.type : gate_up->linear.weight.type;
+    CudaWriter left{true, reader};  // an embedding leaves it for any
+    CudaReader* next = nullptr;
     if (auto* embed = std::get_if<CudaEmbed>(&operators_[i])) next = &embed->next;
-    if (auto* project = std::get_if<CudaProject>(&operators_[i]); project != nullptr && project->post_norm.weight == nullptr) next = &project->next;
-    if (auto* down = std::get_if<CudaDown>(&operators_[i]); down != nullptr && down->post_norm.weight == nullptr) next = &down->next;
+    if (auto* project = std::get_if<CudaProject>(&operators_[i]); project != nullptr && project->post_norm.weight == nullptr) next = &project->next, left.type = project->linear.weight.type;
+    if (auto* down = std::get_if<CudaDown>(&operators_[i]); down != nullptr && down->post_norm.weight == nullptr) next = &down->next, left.type = down->linear.weight.type;
     if (next == nullptr) continue;
-    *next = norm;
-    (qkv != nullptr ? qkv->is_left : gate_up->is_left) = true;
+    *next = {reader, norm};
+    (qkv != nullptr ? qkv->left : gate_up->left) = left;
+  }
+}
+
+// Attention's result and a gate's are read by the next projection and the next down, with no norm between.
+void CudaBackend::tell_readers() {
+  DeviceMatrix::Type project = {}, down = {};
+  for (auto op = operators_.rbegin(); op != operators_.rend(); op++) {
+    if (const auto* reader = std::get_if<CudaProject>(&*op)) project = reader->linear.weight.type;
+    if (const auto* reader = std::get_if<CudaDown>(&*op)) down = reader->linear.weight.type;
+    if (auto* attend = std::get_if<CudaAttend>(&*op)) attend->next.type = project;
+    if (auto* gate_up = std::get_if<CudaGateUp>(&*op)) gate_up->next.type = down;
   }
 }
 
@@ -122,6 +138,7 @@ void CudaBackend::reserve() {
     quant_scales_ = DeviceArray<float>(t);
     gated_scales_ = DeviceArray<float>(t);
   }
+  if (const int64_t bytes = weights_->unpacked_bytes(); bytes > 0) unpacked_ = DeviceArray<__nv_bfloat16>(static_cast<size_t>(std::min(bytes, unpacked_bytes_max)) / 2);
   added_ = DeviceArray<float>(t * static_cast<size_t>(hidden));
   logits_ = DeviceArray<float>(s * static_cast<size_t>(config_.vocabulary));
   adjusted_ = DeviceArray<float>(s * static_cast<size_t>(config_.vocabulary));
@@ -288,7 +305,7 @@ CudaBackend::Product CudaBackend::product_of(const CudaOperator& op) const {
 
 // Tunes the products of one kind in steps of so many tokens, the first that is not tuned. What the last step left behind is overwritten.
 bool CudaBackend::tune(int tokens) {
-  if (streams(tokens)) return false;
+  if (streams(DeviceMatrix::Type::bf16, tokens)) return false;
   std::vector<DeviceMatrix> alike;
   for (const CudaOperator& op : operators_) {
     const Product product = product_of(op);
@@ -366,16 +383,19 @@ void CudaBackend::read_logits(const Plan& plan, const StepRoom& room) {
 }
 
 uint64_t cuda_backend_bytes(const Model& model, const CudaLimits& limits) {
-  // Weights in bfloat16, and about as much as reserve() takes of the rest; what is left over goes unused.
+  // Weights in bfloat16 or, of layers, in four bits, and about as much as reserve() takes of the rest; what is left over goes unused.
   const ModelConfig& config = model.config;
   const auto tokens = static_cast<uint64_t>(limits.tokens_max), samples = static_cast<uint64_t>(limits.samples_max);
-  uint64_t widest = 0, routed = 0;
+  uint64_t widest = 0, routed = 0, saved = 0;
   for (const Operator& op : model.operators) {
+    if (const std::vector<Linear> parts = layer_matrix(op); !limits.as_fp8 && are_q4(parts))
+      for (const Linear& part : parts)
+        saved += static_cast<uint64_t>(part.weight->rows() * (part.weight->columns() * 2 - q4_row_bytes(static_cast<int>(part.weight->columns()))));
     if (const auto* gate_up = std::get_if<GateUp>(&op)) widest = std::max(widest, static_cast<uint64_t>(gate_up->up.weight->rows()));
     if (const auto* experts = std::get_if<Experts>(&op)) routed = static_cast<uint64_t>(experts->used) * static_cast<uint64_t>(10 * experts->experts[0].up.weight->rows() + 4 * config.hidden);
   }
   const uint64_t a_token = static_cast<uint64_t>(config.hidden) * 12 + static_cast<uint64_t>((config.heads + config.kv_heads) * config.head_dim) * 12 + widest * 8 + routed;
-  return model.parameters * 2 + tokens * a_token + samples * static_cast<uint64_t>(config.vocabulary) * 20 +
+  return model.parameters * 2 - saved + static_cast<uint64_t>(saved > 0 ? unpacked_bytes_max : 0) + tokens * a_token + samples * static_cast<uint64_t>(config.vocabulary) * 20 +
          static_cast<uint64_t>(limits.slots) * static_cast<uint64_t>(limits.context_tokens) * 4 + static_cast<uint64_t>(partial_bytes_max) + (uint64_t{1} << 30);
 }
 

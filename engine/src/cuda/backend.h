@@ -39,6 +39,7 @@ class CudaBackend final : public Backend {
   static constexpr int flights_max = 2;
 
   void share_norms();
+  void tell_readers();
   void reserve();
   void reserve_experts(const CudaExperts& op);
   void upload_history(const Plan& plan);
@@ -76,16 +77,21 @@ class CudaBackend final : public Backend {
 
   // y = w . x + bias for all of the step's tokens.
   void multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds, const NormInput& norm = {}, const NormOutput& next = {});
-  void add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const DeviceNorm& next, const __nv_bfloat16* x);
-  NormInput normed_input(const StepView& step, const DeviceNorm& norm, bool is_left, const DeviceMatrix& weight);
-  // What matrices of layers read in a step.
-  Activations activations(const StepView& step) const { return limits_.as_fp8 && streams(step.tokens_max) ? Activations::half : Activations::bfloat16; }
-  NormOutput left_for(const StepView& step, const DeviceNorm& next) const;
+  void multiply_many(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, BlasLt::Result result, void* y, bool adds);
+  void add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const CudaReader& next, const __nv_bfloat16* x);
+  NormInput normed_input(const StepView& step, const DeviceNorm& norm, const DeviceMatrix& reader, const CudaWriter& left);
+  // What a matrix of this type reads in a step.
+  Activations activations(DeviceMatrix::Type type, int tokens) const {
+    return type != DeviceMatrix::Type::bf16 && streams(type, tokens) ? Activations::half : Activations::bfloat16;
+  }
+  NormOutput left_for(const StepView& step, DeviceMatrix::Type writer, const CudaReader& next) const;
   Quantized quantized_for(const DeviceMatrix& w, int tokens) const;
   BlasLt::Input input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens);
-  // Beyond so many tokens cuBLASLt is faster, though norms and gates then take kernels of their own.
-  static constexpr int streamed_tokens_max = 32;
-  bool streams(int tokens) const { return tokens <= streamed_tokens_max || blas_ == nullptr || limits_.is_deterministic; }
+  // Beyond so many tokens cuBLASLt is faster, though norms and gates then take kernels of their own, and four bits become bfloat16 in each step.
+  static constexpr int streamed_tokens_max = 32, streamed_q4_tokens_max = 64;
+  bool streams(DeviceMatrix::Type type, int tokens) const {
+    return tokens <= (type == DeviceMatrix::Type::q4 ? streamed_q4_tokens_max : streamed_tokens_max) || blas_ == nullptr || limits_.is_deterministic;
+  }
   KvView kv_of(int layer) const;
 
   const ModelConfig config_;
@@ -116,6 +122,7 @@ class CudaBackend final : public Backend {
   DeviceArray<uint8_t> quants_;              // [T][hidden or heads * head_dim, padded], of what matrices of E4M3 read,
   DeviceArray<uint8_t> gated_quants_;        // [T][ffn, padded], and of what down reads: others may be multiplied between
   DeviceArray<float> quant_scales_, gated_scales_;  // [T]
+  DeviceArray<__nv_bfloat16> unpacked_;      // of what is in four bits, as many rows at a time as there is room for
   DeviceArray<float> added_;                 // [T][hidden]
   DeviceArray<float> partials_;              // see AttendScratch
   DeviceArray<int> arrived_;

@@ -1,4 +1,6 @@
 // The operators as the backend launches them, into its stream or into a graph.
+#include <algorithm>
+
 #include "backend.h"
 
 namespace millrace {
@@ -30,24 +32,25 @@ void CudaBackend::run_operator(const StepView& step, const CudaEmbed& op) {
   task.history = history_.get();
   task.history_stride = limits_.context_tokens;
   task.x = x_.get();
-  task.next = left_for(step, op.next);
+  task.next = left_for(step, op.next.type, op.next);
   embed(stream_, step, task);
 }
 
 // What a norm's reader multiplies: left by who wrote x, where a step's matrices are streamed, or else by a kernel of its own.
-NormInput CudaBackend::normed_input(const StepView& step, const DeviceNorm& norm, bool is_left, const DeviceMatrix& weight) {
-  if (is_left && streams(step.tokens_max)) return {squares_.get(), config_.hidden / square_values, config_.hidden, norm.epsilon};
-  if (const Quantized to = quantized_for(weight, step.tokens_max); to.values != nullptr) {
+NormInput CudaBackend::normed_input(const StepView& step, const DeviceNorm& norm, const DeviceMatrix& reader, const CudaWriter& left) {
+  const int tokens = step.tokens_max;
+  if (left.exists && streams(left.type, tokens) && streams(reader.type, tokens)) return {squares_.get(), config_.hidden / square_values, config_.hidden, norm.epsilon};
+  if (const Quantized to = quantized_for(reader, tokens); to.values != nullptr) {
     normalize(stream_, step, norm, x_.get(), config_.hidden, to);
     return {};
   }
-  normalize(stream_, step, Rows::tokens, norm, x_.get(), config_.hidden, normed_.get(), activations(step));
+  normalize(stream_, step, Rows::tokens, norm, x_.get(), config_.hidden, normed_.get(), activations(reader.type, tokens));
   return {};
 }
 
-NormOutput CudaBackend::left_for(const StepView& step, const DeviceNorm& next) const {
-  if (next.weight == nullptr || !streams(step.tokens_max)) return {};
-  return {next.weight, normed_.get(), padded_columns(config_.hidden), squares_.get(), activations(step)};
+NormOutput CudaBackend::left_for(const StepView& step, DeviceMatrix::Type writer, const CudaReader& next) const {
+  if (next.norm.weight == nullptr || !streams(writer, step.tokens_max) || !streams(next.type, step.tokens_max)) return {};
+  return {next.norm.weight, normed_.get(), padded_columns(config_.hidden), squares_.get(), activations(next.type, step.tokens_max)};
 }
 
 KvView CudaBackend::kv_of(int layer) const {
@@ -66,7 +69,7 @@ KvView CudaBackend::kv_of(int layer) const {
 }
 
 void CudaBackend::run_operator(const StepView& step, const CudaQkv& op) {
-  const NormInput norm = normed_input(step, op.norm, op.is_left, op.linear.weight);
+  const NormInput norm = normed_input(step, op.norm, op.linear.weight, op.left);
   multiply(op.linear, normed_.get(), step.tokens_max, qkv_.get(), false, norm);
   HeadsTask task{.qkv = qkv_.get(), .heads = config_.heads, .kv_heads = config_.kv_heads, .head_dim = config_.head_dim, .q_norm = op.q_norm, .k_norm = op.k_norm};
   task.rope = ropes_[static_cast<size_t>(op.rope)];
@@ -80,25 +83,26 @@ void CudaBackend::run_operator(const StepView& step, const CudaAttend& op) {
   const int64_t width = int64_t{config_.heads} * config_.head_dim, stride = padded_columns(static_cast<int>(width));
   const AttendScratch scratch{partials_.get(), arrived_.get()};
   const KvView kv = kv_of(op.layer);
-  if (step.pieces_max > 0) attend_pieces(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride, activations(step));
-  if (step.tiles_max > 0) attend_tiles(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride, activations(step));
+  const Activations as = activations(op.next.type, step.tokens_max);
+  if (step.pieces_max > 0) attend_pieces(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride, as);
+  if (step.tiles_max > 0) attend_tiles(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride, as);
 }
 
 void CudaBackend::run_operator(const StepView& step, const CudaProject& op) { add_to_stream(step, op.linear, op.post_norm, op.next, attended_.get()); }
 void CudaBackend::run_operator(const StepView& step, const CudaDown& op) { add_to_stream(step, op.linear, op.post_norm, op.next, gated_.get()); }
 
 void CudaBackend::run_operator(const StepView& step, const CudaGateUp& op) {
-  const NormInput norm = normed_input(step, op.norm, op.is_left, op.linear.weight);
+  const NormInput norm = normed_input(step, op.norm, op.linear.weight, op.left);
   const int tokens = step.tokens_max, stride = padded_columns(op.ffn);
   GateTask task{.wide = wide_.get(), .bias = op.linear.bias, .activation = op.activation, .is_gated = op.is_gated, .ffn = op.ffn, .out = gated_.get()};
-  if (!streams(tokens)) {
-    blas_->multiply(stream_, op.linear.weight, input_of(op.linear.weight, normed_.get(), tokens), tokens, BlasLt::Result::bf16, wide_.get(), op.linear.weight.rows, false);
+  task.as = activations(op.next.type, tokens);
+  if (!streams(op.linear.weight.type, tokens)) {
+    multiply_many(op.linear.weight, normed_.get(), tokens, BlasLt::Result::bf16, wide_.get(), false);
     task.is_float32 = false;
     if (quantized_for(op.linear.weight, tokens).values != nullptr) task.quantized = {gated_quants_.get(), gated_scales_.get()};  // down's type is the same
     return gate(stream_, tokens, task);
   }
   task.bias = nullptr;  // the matrix's kernel adds it
-  task.as = activations(step);
   for (int first = 0; first < tokens; first += stream_tokens_max) {
     const int count = std::min(stream_tokens_max, tokens - first);
     const __nv_bfloat16* x = normed_.get() + int64_t{first} * op.linear.weight.columns;
@@ -137,8 +141,9 @@ void CudaBackend::run_operator(const StepView& step, const CudaExperts& op) {
 
 void CudaBackend::run_operator(const StepView& step, const CudaLogits& op) {
   if (step.samples_max == 0) return;
-  normalize(stream_, step, Rows::samples, op.norm, x_.get(), config_.hidden, normed_.get());
-  const int samples = streams(step.samples_max) ? step.samples_max : (step.samples_max + 63) / 64 * 64;
+  const DeviceMatrix::Type type = op.linear.weight.type;
+  normalize(stream_, step, Rows::samples, op.norm, x_.get(), config_.hidden, normed_.get(), activations(type, step.samples_max));
+  const int samples = streams(type, step.samples_max) ? step.samples_max : (step.samples_max + 63) / 64 * 64;
   multiply(op.linear, normed_.get(), samples, logits_.get(), false);
   if (op.soft_cap != 0) finish_rows(stream_, samples, nullptr, op.soft_cap, logits_.get(), config_.vocabulary, config_.vocabulary);
 }
@@ -155,7 +160,7 @@ void CudaBackend::sample_tokens(const StepView& step) {
 
 // Matrices of E4M3 are multiplied by tokens of that type where there are many of them.
 Quantized CudaBackend::quantized_for(const DeviceMatrix& w, int tokens) const {
-  if (w.type == DeviceMatrix::Type::bf16 || streams(tokens)) return {};
+  if (w.type != DeviceMatrix::Type::fp8 || streams(w.type, tokens)) return {};
   return {quants_.get(), quant_scales_.get()};
 }
 
@@ -168,10 +173,22 @@ BlasLt::Input CudaBackend::input_of(const DeviceMatrix& w, const __nv_bfloat16* 
   return {quantized.values, quantized.scales};
 }
 
+// y = w . x by cuBLASLt. Four bits become bfloat16 first, by so many rows that what each part yields begins at a multiple of 256 bytes.
+void CudaBackend::multiply_many(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, BlasLt::Result result, void* y, bool adds) {
+  if (w.type != DeviceMatrix::Type::q4) return blas_->multiply(stream_, w, input_of(w, x, tokens), tokens, result, y, w.rows, adds);
+  const int room = static_cast<int>(unpacked_.count() / static_cast<size_t>(w.columns)), value_bytes = result == BlasLt::Result::f32 ? 4 : 2;
+  const int rows_a_part = room >= w.rows ? w.rows : std::max(room / 128 * 128, q4_rows);
+  for (int first = 0; first < w.rows; first += rows_a_part) {
+    const DeviceMatrix part{.values = unpacked_.get(), .rows = std::min(rows_a_part, w.rows - first), .columns = w.columns};
+    unpack_q4(stream_, w, first, part.rows, unpacked_.get());
+    blas_->multiply(stream_, part, {x, nullptr}, tokens, result, static_cast<uint8_t*>(y) + int64_t{first} * value_bytes, w.rows, adds);
+  }
+}
+
 void CudaBackend::multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds, const NormInput& norm, const NormOutput& next) {
   const DeviceMatrix& w = linear.weight;
-  if (!streams(tokens)) {
-    blas_->multiply(stream_, w, input_of(w, x, tokens), tokens, BlasLt::Result::f32, y, w.rows, adds);
+  if (!streams(w.type, tokens)) {
+    multiply_many(w, x, tokens, BlasLt::Result::f32, y, adds);
     if (linear.bias != nullptr) finish_rows(stream_, tokens, linear.bias, 0, y, w.rows, w.rows);
     return;
   }
@@ -184,8 +201,8 @@ void CudaBackend::multiply(const DeviceLinear& linear, const __nv_bfloat16* x, i
 }
 
 // x += post_norm(linear . input).
-void CudaBackend::add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const DeviceNorm& next, const __nv_bfloat16* x) {
-  if (post_norm.weight == nullptr) return multiply(linear, x, step.tokens_max, x_.get(), true, {}, left_for(step, next));
+void CudaBackend::add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const CudaReader& next, const __nv_bfloat16* x) {
+  if (post_norm.weight == nullptr) return multiply(linear, x, step.tokens_max, x_.get(), true, {}, left_for(step, linear.weight.type, next));
   multiply(linear, x, step.tokens_max, added_.get(), false);
   add_normed(stream_, step, post_norm, added_.get(), config_.hidden, x_.get());
 }

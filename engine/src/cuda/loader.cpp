@@ -23,11 +23,11 @@ struct Work {
 // One thread's buffers and stream.
 class Lane {
  public:
-  // Of pinned memory, and of the device's for what becomes E4M3 there (or none): room for all its buffers.
-  Lane(uint8_t* pinned, uint8_t* unquantized) {
+  // Of pinned memory, and of the device's for what is made something else there (or none): room for all its buffers.
+  Lane(uint8_t* pinned, uint8_t* raw) {
     for (int i = 0; i < buffers_a_lane; i++) {
       buffers_[i].pinned = pinned + i * buffer_bytes;
-      if (unquantized != nullptr) buffers_[i].unquantized = unquantized + i * buffer_bytes;
+      if (raw != nullptr) buffers_[i].raw = raw + i * buffer_bytes;
     }
   }
 
@@ -35,21 +35,16 @@ class Lane {
   void load(const ModelFile& file, const Work& work, uint8_t* to) {
     Buffer& buffer = buffers_[next_++ % buffers_a_lane];
     check(cudaEventSynchronize(buffer.copied.get()), "copying weights");
-    const auto& [copy, piece] = work;
-    const auto values = static_cast<size_t>(piece.count * copy->columns);
-    uint8_t* values_to = to + copy->values_at + piece.row * copy->columns * (copy->type == DeviceMatrix::Type::fp8 ? 1 : 2);
-    auto* scales_to = reinterpret_cast<float*>(to + copy->scales_at) + piece.row;
-    if (copy->keeps_bits) {
-      auto* scales = reinterpret_cast<float*>(buffer.pinned + values);
-      must(read_e4m3(file, piece, copy->columns, buffer.pinned, scales));
-      send(values_to, buffer.pinned, values);
-      send(scales_to, scales, static_cast<size_t>(piece.count) * sizeof(float));
-    } else {
-      must(read_bfloats(file, piece, copy->columns, buffer.pinned));
-      const bool is_quantized = copy->type == DeviceMatrix::Type::fp8;
-      send(is_quantized ? buffer.unquantized : values_to, buffer.pinned, values * 2);
-      if (is_quantized)
-        quantize_rows(stream_.get(), reinterpret_cast<const __nv_bfloat16*>(buffer.unquantized), static_cast<int>(piece.count), copy->columns, values_to, scales_to);
+    switch (work.copy->type) {
+      case DeviceMatrix::Type::bf16:
+        load_bfloats(file, work, buffer, to + work.copy->values_at + work.piece.row * work.copy->columns * 2);
+        break;
+      case DeviceMatrix::Type::fp8:
+        load_e4m3(file, work, buffer, to);
+        break;
+      case DeviceMatrix::Type::q4:
+        load_q4(file, work, buffer, to);
+        break;
     }
     check(cudaEventRecord(buffer.copied.get(), stream_.get()), "copying weights");
   }
@@ -59,9 +54,37 @@ class Lane {
  private:
   struct Buffer {
     uint8_t* pinned = nullptr;
-    uint8_t* unquantized = nullptr;
+    uint8_t* raw = nullptr;
     CudaEvent copied = make_event();
   };
+
+  void load_bfloats(const ModelFile& file, const Work& work, const Buffer& buffer, void* to) {
+    const auto& [copy, piece] = work;
+    must(read_bfloats(file, piece, copy->columns, buffer.pinned));
+    send(to, buffer.pinned, static_cast<size_t>(piece.count * copy->columns) * 2);
+  }
+  void load_e4m3(const ModelFile& file, const Work& work, const Buffer& buffer, uint8_t* to) {
+    const auto& [copy, piece] = work;
+    const auto values = static_cast<size_t>(piece.count * copy->columns);
+    uint8_t* values_to = to + copy->values_at + piece.row * copy->columns;
+    auto* scales_to = reinterpret_cast<float*>(to + copy->scales_at) + piece.row;
+    if (!copy->keeps_bits) {
+      load_bfloats(file, work, buffer, buffer.raw);
+      return quantize_rows(stream_.get(), reinterpret_cast<const __nv_bfloat16*>(buffer.raw), static_cast<int>(piece.count), copy->columns, values_to, scales_to);
+    }
+    auto* scales = reinterpret_cast<float*>(buffer.pinned + values);
+    must(read_e4m3(file, piece, copy->columns, buffer.pinned, scales));
+    send(values_to, buffer.pinned, values);
+    send(scales_to, scales, static_cast<size_t>(piece.count) * sizeof(float));
+  }
+  void load_q4(const ModelFile& file, const Work& work, const Buffer& buffer, uint8_t* to) {
+    const auto& [copy, piece] = work;
+    const auto bytes = static_cast<size_t>(piece.count * piece.tensor->row_bytes());
+    must(file.read(piece.tensor->row(piece.first), bytes, buffer.pinned));
+    send(buffer.raw, buffer.pinned, bytes);
+    const DeviceMatrix matrix{.type = copy->type, .values = to + copy->values_at, .columns = copy->columns};
+    pack_q4(stream_.get(), piece.tensor->type, buffer.raw, piece.count, piece.tensor->columns(), matrix, piece.row);
+  }
 
   static void must(const Status& status) {
     if (!status.ok()) throw CudaError(status.message());
@@ -73,10 +96,17 @@ class Lane {
   int next_ = 0;
 };
 
+// What a row takes of a buffer, at most.
+int64_t read_row_bytes(const MatrixCopy& copy) {
+  if (copy.keeps_bits) return copy.columns + static_cast<int64_t>(sizeof(float));
+  if (copy.type != DeviceMatrix::Type::q4) return int64_t{copy.columns} * 2;
+  return (*std::ranges::max_element(copy.tensors, {}, &FileTensor::row_bytes))->row_bytes();
+}
+
 std::vector<Work> cut(const std::vector<MatrixCopy>& copies) {
   std::vector<Work> all;
   for (const MatrixCopy& copy : copies) {
-    const int64_t row_bytes = copy.keeps_bits ? copy.columns + static_cast<int64_t>(sizeof(float)) : int64_t{copy.columns} * 2;
+    const int64_t row_bytes = read_row_bytes(copy);
     if (row_bytes > buffer_bytes) throw CudaError(text("a matrix of ", copy.columns, " columns has rows that are too long"));
     for (const Piece& piece : cut_rows(copy.tensors, row_bytes, buffer_bytes)) all.push_back({&copy, piece});
   }
@@ -89,12 +119,12 @@ void load_matrices(const ModelFile& file, Team& team, const std::vector<MatrixCo
   const std::vector<Work> all = cut(copies);
   const auto count = std::min({static_cast<size_t>(team.size()), size_t{lanes_max}, all.size()});
   constexpr size_t lane_bytes = size_t{buffers_a_lane} * buffer_bytes;
-  const bool quantizes = std::ranges::any_of(copies, [](const MatrixCopy& copy) { return copy.type == DeviceMatrix::Type::fp8 && !copy.keeps_bits; });
+  const bool is_made = std::ranges::any_of(copies, [](const MatrixCopy& copy) { return copy.type != DeviceMatrix::Type::bf16 && !copy.keeps_bits; });
   const PinnedArray<uint8_t> pinned(count * lane_bytes);
-  const DeviceArray<uint8_t> unquantized(quantizes ? count * lane_bytes : 0);
+  const DeviceArray<uint8_t> raw(is_made ? count * lane_bytes : 0);
   std::vector<Lane> lanes;  // last, since they end first, and their copies with them
   lanes.reserve(count);
-  for (size_t i = 0; i < count; i++) lanes.emplace_back(pinned.get() + i * lane_bytes, quantizes ? unquantized.get() + i * lane_bytes : nullptr);
+  for (size_t i = 0; i < count; i++) lanes.emplace_back(pinned.get() + i * lane_bytes, is_made ? raw.get() + i * lane_bytes : nullptr);
   int device = 0;
   check(cudaGetDevice(&device), "choosing a device");
   std::atomic<size_t> next{0};

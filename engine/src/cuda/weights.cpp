@@ -31,7 +31,27 @@ const Value* moved(const uint8_t* base, const Value* place) {
   return reinterpret_cast<const Value*>(base + reinterpret_cast<uintptr_t>(place));
 }
 
+const char* name_of(DeviceMatrix::Type type) {
+  return type == DeviceMatrix::Type::bf16 ? "bfloat16" : type == DeviceMatrix::Type::fp8 ? "E4M3 with a scale for each row" : "4 bits with a scale and a minimum for each 32";
+}
+
 }  // namespace
+
+std::vector<Linear> layer_matrix(const Operator& op) {
+  if (const auto* qkv = std::get_if<Qkv>(&op)) return qkv->parts;
+  if (const auto* project = std::get_if<Project>(&op)) return {project->output};
+  if (const auto* down = std::get_if<Down>(&op)) return {down->down};
+  const auto* gate_up = std::get_if<GateUp>(&op);
+  if (gate_up == nullptr) return {};
+  return gate_up->gate.weight != nullptr ? std::vector{gate_up->gate, gate_up->up} : std::vector{gate_up->up};
+}
+
+bool are_q4(const std::vector<Linear>& parts) {
+  return !parts.empty() && std::all_of(parts.begin(), parts.end(), [&](const Linear& part) {
+    const FileTensor& weight = *part.weight;
+    return is_q4_source(weight.type) && weight.places.empty() && (parts.size() == 1 || weight.rows() % q4_rows == 0);
+  });
+}
 
 CudaWeights::CudaWeights(const ModelFile& file, const ModelConfig& config, Team& team, bool as_fp8) : file_(file), config_(config), team_(team), as_fp8_(as_fp8) {}
 
@@ -73,7 +93,7 @@ uint64_t CudaWeights::take(int64_t bytes) {
 }
 
 DeviceMatrix CudaWeights::matrix(const std::vector<const FileTensor*>& tensors, DeviceMatrix::Type type) {
-  if (const auto found = matrices_.find(tensors); found != matrices_.end() && found->second.type == type) return found->second;
+  if (const auto found = matrices_.find({tensors, type}); found != matrices_.end()) return found->second;
   DeviceMatrix placed{.type = type, .columns = padded_columns(static_cast<int>(tensors[0]->columns()))};
   for (const FileTensor* tensor : tensors) placed.rows += static_cast<int>(tensor->rows());
   const bool is_quantized = type == DeviceMatrix::Type::fp8, keeps_bits = is_quantized && are_e4m3(tensors);
@@ -84,7 +104,22 @@ DeviceMatrix CudaWeights::matrix(const std::vector<const FileTensor*>& tensors, 
   for (const FileTensor* tensor : tensors) read_bytes_ += static_cast<uint64_t>(tensor->rows() * (keeps_bits ? tensor->columns() : tensor->row_bytes()));
   placed.values = reinterpret_cast<const void*>(values_at);
   if (is_quantized) placed.scales = reinterpret_cast<const float*>(scales_at);
-  return matrices_[tensors] = placed;
+  return matrices_[{tensors, type}] = placed;
+}
+
+int64_t CudaWeights::unpacked_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& [key, matrix] : matrices_)
+    if (matrix.type == DeviceMatrix::Type::q4) bytes = std::max(bytes, int64_t{matrix.rows} * matrix.columns * 2);
+  return bytes;
+}
+
+std::string CudaWeights::describe() const {
+  std::map<DeviceMatrix::Type, int> counts;
+  for (const auto& [key, matrix] : matrices_) counts[matrix.type]++;
+  std::string all;
+  for (const auto& [type, count] : counts) all += text(all.empty() ? "" : ", ", count, count == 1 ? " matrix in " : " matrices in ", name_of(type));
+  return all;
 }
 
 // Rows of several matrices one after another.
@@ -92,6 +127,11 @@ DeviceLinear CudaWeights::linear(const std::vector<Linear>& parts, DeviceMatrix:
   std::vector<const FileTensor*> weights;
   for (const Linear& part : parts) weights.push_back(part.weight);
   return {matrix(weights, type), vector(biases_of(parts))};
+}
+
+DeviceLinear CudaWeights::layer(const Operator& op) {
+  const std::vector<Linear> parts = layer_matrix(op);
+  return linear(parts, as_fp8_ ? DeviceMatrix::Type::fp8 : are_q4(parts) ? DeviceMatrix::Type::q4 : DeviceMatrix::Type::bf16);
 }
 
 // A matrix of which each token of a step uses `part`.
@@ -107,7 +147,7 @@ CudaOperator CudaWeights::place(const Operator& op) {
 
     CudaOperator operator()(const Embed& embed) const { return CudaEmbed{to.matrix({embed.weight}), embed.scale}; }
     CudaOperator operator()(const Qkv& qkv) const {
-      CudaQkv placed{qkv.layer, to.norm(qkv.norm), to.linear(qkv.parts, to.type()), to.norm(qkv.q_norm), to.norm(qkv.k_norm), qkv.rope, qkv.query_scale};
+      CudaQkv placed{qkv.layer, to.norm(qkv.norm), to.layer(qkv), to.norm(qkv.q_norm), to.norm(qkv.k_norm), qkv.rope, qkv.query_scale};
       if (placed.q_norm.is_layer || placed.k_norm.is_layer) throw CudaError("norms of q and k of kind layer are not run on a GPU");
       to.count(placed.linear.weight, 1);
       return placed;
@@ -117,19 +157,18 @@ CudaOperator CudaWeights::place(const Operator& op) {
       return CudaAttend{attend.layer, {config.heads, config.kv_heads, config.head_dim, attend.window, attend.soft_cap, to.vector(attend.sinks)}};
     }
     CudaOperator operator()(const Project& project) const {
-      CudaProject placed{to.linear({project.output}, to.type()), to.norm(project.post_norm)};
+      CudaProject placed{to.layer(project), to.norm(project.post_norm)};
       to.count(placed.linear.weight, 1);
       return placed;
     }
     CudaOperator operator()(const GateUp& gate) const {
       const bool is_gated = gate.gate.weight != nullptr;
-      CudaGateUp placed{to.norm(gate.norm), is_gated ? to.linear({gate.gate, gate.up}, to.type()) : to.linear({gate.up}, to.type()), is_gated, static_cast<int>(gate.up.weight->rows()),
-                        gate.activation};
+      CudaGateUp placed{to.norm(gate.norm), to.layer(gate), is_gated, static_cast<int>(gate.up.weight->rows()), gate.activation};
       to.count(placed.linear.weight, 1);
       return placed;
     }
     CudaOperator operator()(const Down& down) const {
-      CudaDown placed{to.linear({down.down}, to.type()), to.norm(down.post_norm)};
+      CudaDown placed{to.layer(down), to.norm(down.post_norm)};
       to.count(placed.linear.weight, 1);
       return placed;
     }
@@ -149,10 +188,11 @@ CudaOperator CudaWeights::place(const Operator& op) {
       return placed;
     }
     CudaOperator operator()(const Logits& logits) const {
-      CudaLogits placed{to.norm(logits.norm), to.linear({logits.output}), logits.soft_cap};
-      const auto products = static_cast<uint64_t>(placed.linear.weight.rows) * static_cast<uint64_t>(placed.linear.weight.columns);
-      to.work_.weight_bytes += products * 2;
-      to.work_.sample_multiply_adds += products;
+      const bool is_q4 = !to.as_fp8_ && are_q4({logits.output});
+      CudaLogits placed{to.norm(logits.norm), to.linear({logits.output}, is_q4 ? DeviceMatrix::Type::q4 : DeviceMatrix::Type::bf16), logits.soft_cap};
+      const DeviceMatrix& weight = placed.linear.weight;
+      to.work_.weight_bytes += static_cast<uint64_t>(weight.rows * weight.row_bytes());
+      to.work_.sample_multiply_adds += static_cast<uint64_t>(weight.rows) * static_cast<uint64_t>(weight.columns);
       return placed;
     }
   };

@@ -127,11 +127,11 @@ void add_keys(GgufWriter& file, const TinyShape& shape, Random& random) {
 }
 
 void add_tensors(GgufWriter& file, const TinyShape& shape, Random& random) {
-  const auto matrix = [&](const std::string& name, int rows, int columns) {
+  const auto matrix_of = [&](Type type, const std::string& name, int rows, int columns) {
     const float scale = 1 / std::sqrt(static_cast<float>(columns));
-    file.tensor(name, static_cast<uint32_t>(shape.type), {static_cast<uint64_t>(columns), static_cast<uint64_t>(rows)},
-                random_values(random, shape.type, int64_t{rows} * columns, scale));
+    file.tensor(name, static_cast<uint32_t>(type), {static_cast<uint64_t>(columns), static_cast<uint64_t>(rows)}, random_values(random, type, int64_t{rows} * columns, scale));
   };
+  const auto matrix = [&](const std::string& name, int rows, int columns) { matrix_of(shape.type, name, rows, columns); };
   const auto norm = [&](const std::string& name) {
     std::vector<float> values = random.normals(shape.hidden);
     for (float& value : values) value = 1 + 0.2f * value;
@@ -144,12 +144,12 @@ void add_tensors(GgufWriter& file, const TinyShape& shape, Random& random) {
     norm(block + "attn_norm.weight");
     matrix(block + "attn_q.weight", shape.heads * shape.head_dim, shape.hidden);
     matrix(block + "attn_k.weight", shape.kv_heads * shape.head_dim, shape.hidden);
-    matrix(block + "attn_v.weight", shape.kv_heads * shape.head_dim, shape.hidden);
+    matrix_of(shape.down.value_or(shape.type), block + "attn_v.weight", shape.kv_heads * shape.head_dim, shape.hidden);
     matrix(block + "attn_output.weight", shape.hidden, shape.heads * shape.head_dim);
     norm(block + "ffn_norm.weight");
     matrix(block + "ffn_gate.weight", shape.ffn, shape.hidden);
     matrix(block + "ffn_up.weight", shape.ffn, shape.hidden);
-    matrix(block + "ffn_down.weight", shape.hidden, shape.ffn);
+    matrix_of(shape.down.value_or(shape.type), block + "ffn_down.weight", shape.hidden, shape.ffn);
   }
   norm("output_norm.weight");
   if (!shape.tied) matrix("output.weight", shape.vocabulary, shape.hidden);

@@ -1,6 +1,7 @@
 // Tiny Llamas with random weights, as GGUF files: everything that a large one has, small enough to run thousands of steps in a second.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct TinyShape {
   int vocabulary = 300;
   int context = 1024;
   Type type = Type::f32;  // of the matrices; norms are always F32
+  std::optional<Type> down;  // of ffn_down and attn_v, where it is another: files of mixed types have these in more bits
   bool tied = false;
   bool end_token = false;  // the last token of the vocabulary ends an answer; without it only length or a stop string does
 };
