@@ -35,7 +35,7 @@ for part in "${parts[@]}"; do
       cmake --build "$build" --target engine_tests bench_cuda_engine bench_cuda_traffic bench_cuda_matmul_stream bench_cuda_attend bench_cuda_sample >>"$out/build.log" 2>&1
       ;;
     test)
-      for test in pages vectors matmul_stream attend sample golden; do
+      for test in pages vectors matmul_stream q4 attend sample golden; do
         try 180 "test_$test" "$build/test/test_cuda_$test"
         echo "test_cuda_$test: $(tail -1 "$out/test_$test.log")" | tell
       done
@@ -47,7 +47,7 @@ for part in "${parts[@]}"; do
       ;;
     sanitize)
       for tool in memcheck racecheck; do
-        for test in "vectors" "matmul_stream:small matrices are right for any number of tokens, stored and added, with and without bias" \
+        for test in "vectors" "q4:four bits become bfloat16, any part of the rows" "matmul_stream:small matrices are right for any number of tokens, stored and added, with and without bias" \
           "golden:features switched off show on the GPU too"; do
           name=${test%%:*} title=${test#*:}
           arguments=()
@@ -73,6 +73,9 @@ for part in "${parts[@]}"; do
           sed -n "s/^$part:/$shape $precision:/p" "$out/$part-$shape-$precision.log" | tell
         done
       done
+      if [ ! -f "$models/8b-q4_0.gguf" ]; then python3 scripts/gpu/make-gguf.py llama-3.1-8b q4_0 "$models/8b-q4_0.gguf" >"$out/make-8b-q4_0.log" 2>&1; fi
+      try 240 "$part-8b-q4_0" "$build/bench_cuda_engine" "$models/8b-q4_0.gguf" "$part" stored
+      sed -n "s/^$part:/llama-3.1-8b Q4_0:/p" "$out/$part-8b-q4_0.log" | tell
       ;;
     start)
       # Twice: the first run may read the checkpoint from a disk, the second has it in memory.
