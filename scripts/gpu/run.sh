@@ -47,7 +47,7 @@ for part in "${parts[@]}"; do
       ;;
     sanitize)
       for tool in memcheck racecheck; do
-        for test in "vectors" "q4:four bits become bfloat16, any part of the rows" "matmul_stream:small matrices are right for any number of tokens, stored and added, with and without bias" \
+        for test in "vectors" "q4" "matmul_stream:small matrices are right for any number of tokens, stored and added, with and without bias" \
           "golden:features switched off show on the GPU too"; do
           name=${test%%:*} title=${test#*:}
           arguments=()
@@ -67,7 +67,7 @@ for part in "${parts[@]}"; do
     steps | prefill)
       for shape in llama-3.2-1b llama-3.1-8b; do
         model "$shape"
-        for precision in stored fp8 deterministic; do
+        for precision in stored fp8 fp8-kv8 deterministic; do
           if [ "$precision" = deterministic ] && [ "$part $shape" != "steps llama-3.1-8b" ]; then continue; fi
           try 240 "$part-$shape-$precision" "$build/bench_cuda_engine" "$models/$shape" "$part" "$precision"
           sed -n "s/^$part:/$shape $precision:/p" "$out/$part-$shape-$precision.log" | tell
@@ -87,9 +87,10 @@ for part in "${parts[@]}"; do
       ;;
     traffic)
       model llama-3.1-8b
-      for load in interference crowd prefixes; do
-        try 240 "$load" "$build/bench_cuda_traffic" "$models/llama-3.1-8b" "$load" stored
-        sed -n "s/^$load:/$load, llama-3.1-8b stored:/p" "$out/$load.log" | tell
+      for load in "interference fp8" "crowd fp8-kv8" "prefixes fp8-kv8"; do
+        read -r what precision <<<"$load"
+        try 240 "$what" "$build/bench_cuda_traffic" "$models/llama-3.1-8b" "$what" "$precision"
+        sed -n "s/^$what:/$what, llama-3.1-8b $precision:/p" "$out/$what.log" | tell
       done
       ;;
     logits)

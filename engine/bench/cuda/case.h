@@ -12,8 +12,8 @@
 
 namespace millrace::bench {
 
-// Precision is stored, fp8 or deterministic, on a GPU, each with keys and values in 8 bits where "-kv8" follows; or cpu, as stored on a CPU: it tells nothing of a
-// GPU, but whether the benchmark works.
+// Precision is stored, fp8 or deterministic, on a GPU, each with keys and values in 8 bits where "-kv8" follows; or float32 on a CPU, or cpu, as
+// stored on a CPU: that tells nothing of a GPU, but whether the benchmark works.
 struct Case {
   std::string path, precision;
 
@@ -21,7 +21,8 @@ struct Case {
     const std::string kv8 = "-kv8";
     const bool has_kv8 = precision.ends_with(kv8);
     const std::string base = has_kv8 ? precision.substr(0, precision.size() - kv8.size()) : precision;
-    EngineOptions options{.path = path, .kernels = base == "cpu" ? KernelSet::cpu : KernelSet::hopper};
+    EngineOptions options{.path = path, .kernels = base == "cpu" || base == "float32" ? KernelSet::cpu : KernelSet::hopper};
+    if (base == "float32") options.precision = Precision::float32;
     if (base == "fp8") options.precision = Precision::fp8;
     if (has_kv8) options.kv_type = KvType::q8;
     options.deterministic = base == "deterministic";

@@ -4,7 +4,8 @@
 //     bench_cuda_engine MODEL steps PRECISION [REPEATS]      batches of 1, 8, 64 and 256 prompts of 128 tokens
 //     bench_cuda_engine MODEL prefill PRECISION [REPEATS]    one prompt of 4,096 tokens, and 64 of 128
 //     bench_cuda_engine MODEL start PRECISION                from the program's first line to the first token of a prompt of 128
-//     bench_cuda_engine MODEL kl PRECISION TOKENS            mean KL from the model in bfloat16, and both perplexities, over a file of int32 token ids
+//     bench_cuda_engine MODEL kl PRECISION TOKENS [CHUNK]    mean KL from the model in float32 on a CPU, and both perplexities, over a file of int32 token
+//                                                            ids: 512 at once, or in steps of CHUNK
 //     bench_cuda_engine MODEL trace PRECISION BATCH          a few steps of one batch, for a profiler
 //     bench_cuda_engine MODEL logits PRECISION COUNT FILE [CHUNK]    teacher-forced logits of random tokens, for compare-logits.py
 //
@@ -154,19 +155,19 @@ void normalize(std::span<float> logits) {
   for (float& logit : logits) logit -= normalizer;
 }
 
-void kl(const Case& wanted, const std::string& file) {
+void kl(const Case& wanted, const std::string& file, int chunk) {
   constexpr int window = 512;
   std::ifstream in(file, std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(in), {}};
   std::vector<int32_t> tokens(bytes.size() / sizeof(int32_t));
   std::memcpy(tokens.data(), bytes.data(), tokens.size() * sizeof(int32_t));
-  Run exact({wanted.path, "stored"}, 1, 1024), other(wanted, 1, 1024);
+  Run exact({wanted.path, "float32"}, 1, 1024), other(wanted, 1, 1024);
   const auto vocabulary = static_cast<size_t>(exact.engine().info().vocabulary_size);
   double divergence = 0, exact_loss = 0, other_loss = 0;
   int64_t positions = 0, scored = 0;
   for (size_t first = 0; first + window <= tokens.size(); first += window) {
     const std::vector<int32_t> part(tokens.begin() + static_cast<std::ptrdiff_t>(first), tokens.begin() + static_cast<std::ptrdiff_t>(first) + window);
-    auto p = exact.engine().evaluate(part, window).take(), q = other.engine().evaluate(part, window).take();
+    auto p = exact.engine().evaluate(part, window).take(), q = other.engine().evaluate(part, chunk).take();
     for (size_t t = 0; t < window; t++) {
       const std::span ps(p.data() + t * vocabulary, vocabulary), qs(q.data() + t * vocabulary, vocabulary);
       normalize(ps);
@@ -179,7 +180,7 @@ void kl(const Case& wanted, const std::string& file) {
       scored++;
     }
   }
-  std::printf("kl: %s: mean KL %.5f over %lld positions, perplexity %.4f beside %.4f in bfloat16\n", wanted.precision.c_str(), divergence / static_cast<double>(positions),
+  std::printf("kl: %s in steps of %d: mean KL %.5f over %lld positions, perplexity %.4f beside %.4f in float32\n", wanted.precision.c_str(), chunk, divergence / static_cast<double>(positions),
               static_cast<long long>(positions), std::exp(other_loss / static_cast<double>(scored)), std::exp(exact_loss / static_cast<double>(scored)));
 }
 
@@ -205,8 +206,8 @@ int main(int count, char** words) {
     (what == "steps" ? steps : prefill)({words[1], words[3]}, count > 4 ? std::atoi(words[4]) : 3);
   } else if (what == "start") {
     start({words[1], words[3]});
-  } else if (what == "kl" && count == 5) {
-    kl({words[1], words[3]}, words[4]);
+  } else if (what == "kl" && count >= 5) {
+    kl({words[1], words[3]}, words[4], count > 5 ? std::atoi(words[5]) : 512);
   } else if (what == "trace" && count == 5) {
     trace({words[1], words[3]}, std::atoi(words[4]));
   } else if (what == "logits" && count >= 6) {

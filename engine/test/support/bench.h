@@ -45,6 +45,7 @@ class Bench {
       plan.tokens.insert(plan.tokens.end(), each.tokens.begin() + each.done, each.tokens.begin() + each.done + part.count);
       samples += part.count;
     }
+    REQUIRE(parts_->slots->await().ok());
     const auto vocabulary = static_cast<size_t>(parts_->info.vocabulary_size);
     std::vector<float> logits(static_cast<size_t>(samples) * vocabulary);
     plan.logits = logits.data();
