@@ -16,8 +16,9 @@ using test::Position, test::Random;
 namespace {
 
 constexpr Type sources[] = {Type::q4_0, Type::q4_1, Type::q4_k};
-// Of the norm of all logits. Keys, values and what matrices read are rounded to bfloat16, by 0.1% at the root of the mean square, in two layers.
-constexpr double error_max = 0.02;
+// Of the norm of all logits. Keys, values and what matrices read are rounded to bfloat16, by 0.1% at the root of the mean square, in two or three layers, and in mixed
+// files whole matrices are.
+constexpr double error_max = 0.03;
 
 struct Part {
   Type type;
