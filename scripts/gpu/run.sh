@@ -35,7 +35,7 @@ for part in "${parts[@]}"; do
       cmake --build "$build" --target engine_tests bench_cuda_engine bench_cuda_traffic bench_cuda_matmul_stream bench_cuda_attend bench_cuda_sample >>"$out/build.log" 2>&1
       ;;
     test)
-      for test in pages vectors matmul_stream q4 attend sample golden; do
+      for test in pages vectors heads matmul_stream q4 attend sample golden; do
         try 180 "test_$test" "$build/test/test_cuda_$test"
         echo "test_cuda_$test: $(tail -1 "$out/test_$test.log")" | tell
       done
@@ -47,7 +47,7 @@ for part in "${parts[@]}"; do
       ;;
     sanitize)
       for tool in memcheck racecheck; do
-        for test in "vectors" "q4" "matmul_stream:small matrices are right for any number of tokens, stored and added, with and without bias" \
+        for test in "vectors" "heads" "q4" "matmul_stream:small matrices are right for any number of tokens, stored and added, with and without bias" \
           "golden:features switched off show on the GPU too"; do
           name=${test%%:*} title=${test#*:}
           arguments=()

@@ -9,134 +9,18 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <map>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "base/clock.h"
-#include "bench/cuda/case.h"
-#include "bench/random.h"
+#include "bench/cuda/client.h"
 
 using namespace millrace;
+using bench::Client, bench::quantile, bench::Seen;
 
 namespace {
-
-// One request as its owner saw it. Times are in microseconds of now_us().
-struct Seen {
-  uint64_t submitted_us = 0, ended_us = 0;
-  std::vector<uint64_t> token_us;
-  uint32_t prompt_tokens = 0, cached_tokens = 0;
-  Finish finish = Finish::failed;
-  std::vector<int32_t> ids;
-
-  double ttft_ms() const { return token_us.empty() ? 0 : static_cast<double>(token_us[0] - submitted_us) / 1000; }
-};
-
-double quantile(std::vector<double> values, double part) {
-  if (values.empty()) return 0;
-  std::ranges::sort(values);
-  return values[std::min(values.size() - 1, static_cast<size_t>(part * static_cast<double>(values.size())))];
-}
-
-class Client {
- public:
-  explicit Client(const EngineOptions& options) : engine_(bench::load_and_rest(options, listener())) {}
-
-  std::vector<int32_t> random_tokens(int count) {
-    std::vector<int32_t> tokens;
-    for (int i = 0; i < count; i++) tokens.push_back(static_cast<int32_t>(random.next() % static_cast<uint64_t>(engine_->info().vocabulary_size)));
-    return tokens;
-  }
-  // The request's number; 0 where it was refused: then `why_refused` tells.
-  uint32_t submit(std::vector<int32_t> prompt, int answer_tokens, ServiceClass service, const Deadlines& deadlines) {
-    Request request{.id = ++last_, .prompt = std::move(prompt), .tokens_max = answer_tokens, .ignores_end = true, .service = service, .deadlines = deadlines};
-    {
-      const std::lock_guard lock(mutex_);
-      seen_[last_].submitted_us = now_us();
-    }
-    const Status status = engine_->submit(std::move(request));
-    if (status.ok()) return last_;
-    why_refused = status.message();
-    const std::lock_guard lock(mutex_);
-    seen_.erase(last_);
-    return 0;
-  }
-  void cancel(uint32_t id) { engine_->cancel(id); }
-  // Waits for the end of a request, and forgets it.
-  Seen take(uint32_t id) {
-    std::unique_lock lock(mutex_);
-    heard_.wait(lock, [&] { return seen_.at(id).ended_us != 0; });
-    return std::move(seen_.extract(id).mapped());
-  }
-  // Those that have ended, forgotten then; waits for one until the time given.
-  std::vector<std::pair<uint32_t, Seen>> take_ended(uint64_t until_us) {
-    std::unique_lock lock(mutex_);
-    const auto ended = [&] { return std::ranges::any_of(seen_, [](const auto& each) { return each.second.ended_us != 0; }); };
-    heard_.wait_for(lock, std::chrono::microseconds(std::max<int64_t>(0, static_cast<int64_t>(until_us) - static_cast<int64_t>(now_us()))), ended);
-    std::vector<std::pair<uint32_t, Seen>> taken;
-    for (auto each = seen_.begin(); each != seen_.end();) {
-      const auto here = each++;
-      if (here->second.ended_us != 0) taken.emplace_back(here->first, std::move(seen_.extract(here).mapped()));
-    }
-    return taken;
-  }
-  size_t tokens_of(uint32_t id) {
-    const std::lock_guard lock(mutex_);
-    const auto found = seen_.find(id);
-    return found == seen_.end() ? 0 : found->second.token_us.size();
-  }
-  // How long steps took that sampled something: from one's events to the next one's, in milliseconds, since the last call.
-  std::vector<double> take_step_ms() {
-    const std::lock_guard lock(mutex_);
-    return std::exchange(step_ms_, {});
-  }
-  Engine& engine() { return *engine_; }
-
-  bench::Random random{11};
-  std::string why_refused;
-
- private:
-  Engine::OnStep listener() {
-    return [this](std::span<const Event> events) {
-      const uint64_t now = now_us();
-      const std::lock_guard lock(mutex_);
-      bool has_tokens = false, has_ended = false;
-      for (const Event& event : events) {
-        const auto found = seen_.find(event.request);
-        if (found == seen_.end()) continue;
-        Seen& seen = found->second;
-        if (event.kind == EventKind::tokens) {
-          has_tokens = true;
-          seen.token_us.insert(seen.token_us.end(), event.ids.size(), now);
-          seen.ids.insert(seen.ids.end(), event.ids.begin(), event.ids.end());
-        }
-        if (event.kind != EventKind::finished) continue;
-        has_ended = true;
-        seen.ended_us = now;
-        seen.finish = event.finish;
-        seen.prompt_tokens = event.prompt_tokens;
-        seen.cached_tokens = event.cached_tokens;
-        if (event.finish == Finish::failed) std::printf("# a request failed: %s\n", event.text.c_str());
-      }
-      if (has_tokens && last_step_us_ != 0) step_ms_.push_back(static_cast<double>(now - last_step_us_) / 1000);
-      if (has_tokens) last_step_us_ = now;
-      if (has_ended) heard_.notify_all();
-    };
-  }
-
-  std::mutex mutex_;  // guards what follows, up to the blank line
-  std::condition_variable heard_;
-  std::map<uint32_t, Seen> seen_;
-  std::vector<double> step_ms_;
-  uint64_t last_step_us_ = 0;
-
-  uint32_t last_ = 0;
-  std::unique_ptr<Engine> engine_;
-};
 
 constexpr int64_t voice_itl_us = 60'000;  // shared/classes.ts
 constexpr int context_tokens = 8192, stream_tokens_max = 8000;  // of streams that are cancelled in the end
@@ -244,80 +128,107 @@ struct Conversation {
   size_t cancelled_at = 0;  // tokens; 0: never
 };
 
+class Crowd {
+ public:
+  Crowd(Client& client, int sequences, int length_max, int scale) : client_(client), sequences_(sequences), length_max_(length_max), scale_(scale) {
+    for (int i = 0; i < tenants; i++) prefixes_.push_back(client.random_tokens(prefix_tokens / scale));
+  }
+
+  // The first quarter fills the machine.
+  void run(double seconds) {
+    const uint64_t begun = now_us(), end = begun + static_cast<uint64_t>(seconds * 1e6), measured_from = begun + (end - begun) / 4;
+    bool is_measuring = false;
+    for (uint64_t next_look = begun; now_us() < end;) {
+      if (!is_measuring && now_us() >= measured_from) is_measuring = true, client_.take_step_ms();
+      for (auto& [id, seen] : client_.take_ended(next_look)) go_on(end_of(id, seen), seen);
+      while (static_cast<int>(running_.size()) < sequences_ && begin({})) {
+      }
+      if (now_us() < next_look) continue;
+      next_look = now_us() + 20'000;
+      look(is_measuring);
+    }
+    steps_ms_ = client_.take_step_ms();
+  }
+
+  void report() {
+    const Counts then = counts_;
+    for (const auto& [id, conversation] : running_) client_.cancel(id);
+    while (!running_.empty())
+      for (auto& [id, seen] : client_.take_ended(now_us() + 1'000'000)) end_of(id, seen);
+    const EngineStats stats = client_.engine().stats();
+    const double p50 = quantile(steps_ms_, 0.5);
+    std::printf("crowd: %.0f of %d sequences at once; %d turns, mean length %.0f; %d adopted, %d aliased, %d cancelled, %d failed\n", quantile(at_once_, 0.5), sequences_, then.turns,
+                then.lengths / std::max(then.turns, 1), then.adopted, then.aliased, then.cancelled, then.failed);
+    std::printf("crowd: steps p50 %.2f p99 %.2f max %.2f ms (%.1f times p50); KV held %.1f GiB, waste p50 %.2f%% max %.2f%%\n", p50, quantile(steps_ms_, 0.99), quantile(steps_ms_, 1),
+                quantile(steps_ms_, 1) / p50, quantile(held_gib_, 0.5), 100 * quantile(waste_, 0.5), 100 * quantile(waste_, 1));
+    std::printf("crowd: left behind: %d running, %d waiting, %llu bytes promised\n", stats.running, stats.waiting, static_cast<unsigned long long>(stats.kv_bytes_promised));
+  }
+
+ private:
+  static constexpr int tenants = 8, prefix_tokens = 512, answer_min = 64, answer_max = 256, turn_min = 16, turn_max = 64;
+  struct Counts {
+    int turns = 0, adopted = 0, aliased = 0, cancelled = 0, failed = 0;
+    double lengths = 0;
+  };
+
+  int between(int low, int high) { return low + static_cast<int>(client_.random.next() % static_cast<uint64_t>(high - low + 1)); }
+
+  // False: too many wait already.
+  bool begin(Conversation conversation) {
+    const bool is_new = conversation.tokens.empty();
+    if (is_new) conversation.tokens = prefixes_[static_cast<size_t>(between(0, tenants - 1))];
+    const std::vector<int32_t> more = client_.random_tokens(is_new ? between(32, 768 / scale_) : between(turn_min, turn_max));
+    conversation.tokens.insert(conversation.tokens.end(), more.begin(), more.end());
+    const int answer = std::min(between(answer_min, answer_max), length_max_ - static_cast<int>(conversation.tokens.size()));
+    conversation.cancelled_at = between(0, 19) == 0 ? static_cast<size_t>(between(1, answer)) : 0;
+    const uint32_t id = client_.submit(conversation.tokens, answer, ServiceClass::chat, crowd_deadlines);
+    if (id != 0) running_[id] = std::move(conversation);
+    return id != 0;
+  }
+
+  Conversation end_of(uint32_t id, const Seen& seen) {
+    Conversation conversation = std::move(running_.extract(id).mapped());
+    counts_.turns++;
+    counts_.lengths += static_cast<double>(seen.prompt_tokens + seen.ids.size());
+    counts_.cancelled += seen.finish == Finish::cancelled;
+    counts_.failed += seen.finish == Finish::failed;
+    (seen.cached_tokens > static_cast<uint32_t>(prefix_tokens / scale_) ? counts_.adopted : counts_.aliased) += seen.cached_tokens > 0;
+    conversation.tokens.insert(conversation.tokens.end(), seen.ids.begin(), seen.ids.end());
+    return conversation;
+  }
+
+  void go_on(Conversation conversation, const Seen& seen) {
+    const bool has_room = static_cast<int>(conversation.tokens.size()) + turn_max + answer_max < length_max_;
+    if (seen.finish == Finish::length && has_room && between(0, 9) < 6) begin(std::move(conversation));
+  }
+
+  void look(bool is_measuring) {
+    for (const auto& [id, conversation] : running_)
+      if (conversation.cancelled_at > 0 && client_.tokens_of(id) >= conversation.cancelled_at) client_.cancel(id);
+    if (!is_measuring) return;
+    const EngineStats stats = client_.engine().stats();
+    waste_.push_back(1 - static_cast<double>(stats.kv_bytes_held) / static_cast<double>(std::max<uint64_t>(stats.kv_bytes_mapped, 1)));
+    held_gib_.push_back(static_cast<double>(stats.kv_bytes_held) / (1 << 30));
+    at_once_.push_back(stats.running);
+  }
+
+  Client& client_;
+  const int sequences_, length_max_, scale_;
+  std::vector<std::vector<int32_t>> prefixes_;
+  std::map<uint32_t, Conversation> running_;
+  Counts counts_;
+  std::vector<double> waste_, held_gib_, at_once_, steps_ms_;
+};
+
 void crowd(const bench::Case& wanted, double seconds, int scale) {
-  const int sequences = 1024 / scale, tenants = 8, prefix_tokens = 512, length_max = 1536;
+  const int sequences = 1024 / scale, length_max = 1536;
   EngineOptions options = wanted.options();
   options.slots = sequences * 17 / 16;  // some are kept for voice
   options.context_tokens = length_max;
   Client client(options);
-  std::vector<std::vector<int32_t>> prefixes;
-  for (int i = 0; i < tenants; i++) prefixes.push_back(client.random_tokens(prefix_tokens / scale));
-  const auto between = [&](int low, int high) { return low + static_cast<int>(client.random.next() % static_cast<uint64_t>(high - low + 1)); };
-  std::map<uint32_t, Conversation> running;
-  uint64_t turns = 0, adopted = 0, aliased = 0, cancelled = 0, failed = 0, lengths = 0;
-  // False: too many wait already.
-  const auto begin = [&](Conversation conversation) {
-    const bool is_new = conversation.tokens.empty();
-    if (is_new) conversation.tokens = prefixes[static_cast<size_t>(between(0, tenants - 1))];
-    const std::vector<int32_t> more = client.random_tokens(is_new ? between(32, 768 / scale) : between(16, 64));
-    conversation.tokens.insert(conversation.tokens.end(), more.begin(), more.end());
-    const int answer = std::min(between(64, 256), length_max - static_cast<int>(conversation.tokens.size()));
-    conversation.cancelled_at = between(0, 19) == 0 ? static_cast<size_t>(between(1, answer)) : 0;
-    const uint32_t id = client.submit(conversation.tokens, answer, ServiceClass::chat, crowd_deadlines);
-    if (id != 0) running[id] = std::move(conversation);
-    return id != 0;
-  };
-  const auto end_of = [&](uint32_t id, Seen& seen) {
-    Conversation conversation = std::move(running.extract(id).mapped());
-    turns++;
-    lengths += seen.prompt_tokens + seen.ids.size();
-    cancelled += seen.finish == Finish::cancelled;
-    failed += seen.finish == Finish::failed;
-    (seen.cached_tokens > static_cast<uint32_t>(prefix_tokens / scale) ? adopted : aliased) += seen.cached_tokens > 0;
-    conversation.tokens.insert(conversation.tokens.end(), seen.ids.begin(), seen.ids.end());
-    return conversation;
-  };
-  const uint64_t begun = now_us(), end = begun + static_cast<uint64_t>(seconds * 1e6);
-  // The first quarter fills the machine.
-  const uint64_t measured_from = begun + (end - begun) / 4;
-  std::vector<double> waste, held_gib, at_once;
-  bool is_measuring = false;
-  for (uint64_t next_look = begun; now_us() < end;) {
-    if (!is_measuring && now_us() >= measured_from) {
-      is_measuring = true;
-      client.take_step_ms();
-    }
-    for (auto& [id, seen] : client.take_ended(next_look)) {
-      Conversation conversation = end_of(id, seen);
-      const bool goes_on = seen.finish == Finish::length && static_cast<int>(conversation.tokens.size()) + 320 < length_max && between(0, 9) < 6;
-      if (goes_on) begin(std::move(conversation));
-    }
-    while (static_cast<int>(running.size()) < sequences && begin({})) {
-    }
-    if (now_us() < next_look) continue;
-    next_look = now_us() + 20'000;
-    for (const auto& [id, conversation] : running)
-      if (conversation.cancelled_at > 0 && client.tokens_of(id) >= conversation.cancelled_at) client.cancel(id);
-    const EngineStats stats = client.engine().stats();
-    if (is_measuring) {
-      waste.push_back(1 - static_cast<double>(stats.kv_bytes_held) / static_cast<double>(std::max<uint64_t>(stats.kv_bytes_mapped, 1)));
-      held_gib.push_back(static_cast<double>(stats.kv_bytes_held) / (1 << 30));
-      at_once.push_back(stats.running);
-    }
-  }
-  const std::vector<double> steps = client.take_step_ms();
-  const uint64_t turns_then = turns, cancelled_then = cancelled;
-  for (const auto& [id, conversation] : running) client.cancel(id);
-  while (!running.empty())
-    for (auto& [id, seen] : client.take_ended(now_us() + 1'000'000)) end_of(id, seen);
-  const EngineStats stats = client.engine().stats();
-  const double p50 = quantile(steps, 0.5);
-  std::printf("crowd: %.0f of %d sequences at once; %llu turns, mean length %.0f; %llu adopted, %llu aliased, %llu cancelled, %llu failed\n", quantile(at_once, 0.5), sequences,
-              static_cast<unsigned long long>(turns_then), static_cast<double>(lengths) / static_cast<double>(std::max<uint64_t>(turns, 1)), static_cast<unsigned long long>(adopted), static_cast<unsigned long long>(aliased),
-              static_cast<unsigned long long>(cancelled_then), static_cast<unsigned long long>(failed));
-  std::printf("crowd: steps p50 %.2f p99 %.2f max %.2f ms (%.1f times p50); KV held %.1f GiB, waste p50 %.2f%% max %.2f%%\n", p50, quantile(steps, 0.99), quantile(steps, 1), quantile(steps, 1) / p50,
-              quantile(held_gib, 0.5), 100 * quantile(waste, 0.5), 100 * quantile(waste, 1));
-  std::printf("crowd: left behind: %d running, %d waiting, %llu bytes promised\n", stats.running, stats.waiting, static_cast<unsigned long long>(stats.kv_bytes_promised));
+  Crowd crowd(client, sequences, length_max, scale);
+  crowd.run(seconds);
+  crowd.report();
 }
 
 void prefixes(const bench::Case& wanted, double seconds, int scale) {

@@ -1,43 +1,21 @@
-// The kernels between matrices against plain double precision, on fresh random values: norms, heads, gates, embeddings, experts and
-// rows in E4M3. Results in bfloat16 may be off by its rounding, 2^-9 of a value.
+// The kernels between matrices against plain double precision, on fresh random values: norms, gates, embeddings, experts and rows in E4M3;
+// heads have a file of their own.
 #include "cuda/vectors.h"
-
-#include <cuda_fp16.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <numeric>
 
 #include "cuda/cuda.h"
 #include "cuda/memory.h"
 #include "support/cuda_step.h"
+#include "support/cuda_values.h"
 #include "support/random.h"
 #include "support/test.h"
 
 using namespace millrace;
-using test::Random;
+using test::bf16, test::bf16_error, test::check_near, test::f32_error, test::normals, test::Random;
 
 namespace {
-
-constexpr double bf16_error = 0x1p-8, f32_error = 1e-4;
-
-float bf16(float value) { return __bfloat162float(__float2bfloat16_rn(value)); }
-
-std::vector<float> normals(Random& random, size_t count, float scale = 1) {
-  std::vector<float> values(count);
-  for (float& value : values) value = scale * static_cast<float>(random.normal());
-  return values;
-}
-
-// |value - right| within `error` of the larger of |right| and 1e-3.
-void check_near(const std::vector<float>& values, const std::vector<double>& right, double error, const char* what) {
-  REQUIRE(values.size() == right.size());
-  for (size_t i = 0; i < values.size(); i++) {
-    const double off = std::fabs(values[i] - right[i]);
-    CHECK(off <= error * std::max(std::fabs(right[i]), 0.05), what, " ", i, ": ", values[i], ", not ", right[i]);
-  }
-}
 
 std::vector<double> normed(const std::vector<float>& x, size_t at, int n, const std::vector<float>& weight, const std::vector<float>& bias, bool is_layer, double epsilon) {
   double mean = 0, squares = 0;
@@ -114,180 +92,6 @@ TEST("norms of tokens and of samples are right, in bfloat16 and added") {
         check_near({sums.begin() + t * n, sums.begin() + (t + 1) * n}, sum, f32_error, "sum");
       }
     }
-}
-
-TEST("heads are normed, turned, scaled and stored where attention finds them") {
-  test::need_gpu();
-  Random random;
-  for (const int head_dim : {16, 64, 80, 128})
-    for (const bool halves : {false, true})
-      for (const int normed_width : {0, 1, 2}) {  // none, each head's, all heads'
-        const int kv_heads = random.between(1, 3), group = random.between(1, 9), heads = kv_heads * group, tokens = 3, page_tokens = 16;
-        const int rows = (heads + 2 * kv_heads) * head_dim, pairs = random.chance(0.5) ? head_dim / 2 : head_dim / 4;
-        test::CudaStep step(tokens, 2, {5, 40, 17});
-        const std::vector<float> qkv = normals(random, static_cast<size_t>(tokens * rows)), frequencies = normals(random, static_cast<size_t>(pairs), 0.3f);
-        const auto d_qkv = test::upload(qkv), d_frequencies = test::upload(frequencies);
-        const int q_n = normed_width == 2 ? heads * head_dim : head_dim, k_n = normed_width == 2 ? kv_heads * head_dim : head_dim;
-        const std::vector<float> q_weight = normals(random, static_cast<size_t>(q_n)), k_weight = normals(random, static_cast<size_t>(k_n));
-        const auto d_q_weight = test::upload(q_weight), d_k_weight = test::upload(k_weight);
-        DeviceArray<float2> turns(static_cast<size_t>(tokens * pairs));
-        DeviceArray<float> x(static_cast<size_t>(tokens * 16));
-        DeviceArray<__nv_bfloat16> embedding(64 * 64), q(static_cast<size_t>(tokens * heads * head_dim));
-        DeviceArray<int32_t> last(4), history(4 * 64);
-        EmbedTask task{.embedding = embedding.get(), .hidden = 16, .columns = 64, .last_tokens = last.get(), .history = history.get(), .history_stride = 64, .x = x.get()};
-        task.ropes.count = 1;
-        task.ropes.rope[0] = {d_frequencies.get(), turns.get(), pairs, 1.25f, halves};
-        embed(nullptr, step.view(), task);
-
-        const int64_t head_bytes = int64_t{page_tokens} * head_dim * 2, page_bytes = 2 * kv_heads * head_bytes + 256, slot_bytes = page_bytes * 4;
-        DeviceArray<uint8_t> kv(static_cast<size_t>(slot_bytes * 4));
-        HeadsTask work{.qkv = d_qkv.get(), .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .rope = task.ropes.rope[0], .query_scale = 0.5f, .q = q.get()};
-        work.kv = {kv.get(), slot_bytes, page_bytes, 128, 128 + kv_heads * head_bytes, head_bytes, page_tokens};
-        if (normed_width > 0) work.q_norm = {d_q_weight.get(), nullptr, false, 1e-6f, q_n};
-        if (normed_width > 0) work.k_norm = {d_k_weight.get(), nullptr, false, 1e-6f, k_n};
-        finish_heads(nullptr, step.view(), work);
-
-        const std::vector<float> got = test::download(q);
-        std::vector<uint8_t> bytes(kv.bytes());
-        check(cudaMemcpy(bytes.data(), kv.get(), bytes.size(), cudaMemcpyDeviceToHost), "reading");
-        for (int t = 0; t < tokens; t++) {
-          const StepToken& token = step.tokens[static_cast<size_t>(t)];
-          const auto right = [&](int first_row, int head, int n, const std::vector<float>& weight, bool is_turned, double scale) {
-            const size_t at = static_cast<size_t>(t * rows + (first_row + head) * head_dim), whole = static_cast<size_t>(t * rows + first_row * head_dim);
-            std::vector<double> values;
-            double squares = 0;
-            for (int i = 0; i < n; i++) squares += std::pow(qkv[n == head_dim ? at + i : whole + i], 2) / n;
-            for (int i = 0; i < head_dim; i++)
-              values.push_back(qkv[at + i] * (normed_width == 0 || !is_turned ? 1 : weight[n == head_dim ? i : head * head_dim + i] / std::sqrt(squares + 1e-6)));
-            for (int i = 0; i < pairs && is_turned; i++) {
-              const int a = halves ? i : 2 * i, b = halves ? i + pairs : 2 * i + 1;
-              const double angle = static_cast<double>(token.position) * frequencies[static_cast<size_t>(i)], c = 1.25 * std::cos(angle), s = 1.25 * std::sin(angle);
-              const double first = values[a], second = values[b];
-              values[a] = first * c - second * s;
-              values[b] = first * s + second * c;
-            }
-            for (double& value : values) value *= scale;
-            return values;
-          };
-          for (int head = 0; head < heads; head++) {
-            const auto at = got.begin() + (t * heads + head) * head_dim;
-            check_near({at, at + head_dim}, right(0, head, q_n, q_weight, true, 0.5), bf16_error, "query");
-          }
-          for (int head = 0; head < kv_heads; head++)
-            for (const bool is_value : {false, true}) {
-              const uint8_t* page = bytes.data() + token.slot * slot_bytes + token.position / page_tokens * page_bytes + head * head_bytes;
-              const auto* stored = reinterpret_cast<const __nv_bfloat16*>(page + (is_value ? work.kv.value_offset : work.kv.key_offset)) + token.position % page_tokens * head_dim;
-              std::vector<float> values;
-              for (int i = 0; i < head_dim; i++) values.push_back(__bfloat162float(stored[i]));
-              check_near(values, right(is_value ? heads + kv_heads : heads, head, k_n, k_weight, !is_value, 1), bf16_error, is_value ? "value" : "key");
-            }
-        }
-      }
-}
-
-namespace {
-
-// One token's heads with given numbers, in memory of one page of two tiles.
-struct HeadsCase {
-  int heads, kv_heads, head_dim, position, pairs;
-  bool halves;
-  std::vector<float> qkv, frequencies;
-
-  struct Kept {
-    std::vector<uint16_t> q;
-    std::vector<uint8_t> bytes;
-    int64_t key_offset, value_offset, head_bytes;
-
-    // Of a KV head: where the 16 positions lie that the token is one of.
-    const uint8_t* tile(bool is_value, int head, int64_t tile_bytes, int position) const {
-      return bytes.data() + (is_value ? value_offset : key_offset) + head * head_bytes + position / tile_tokens * tile_bytes;
-    }
-  };
-  Kept run(KvElement element) const {
-    test::CudaStep step(1, 1, {position});
-    const auto d_qkv = test::upload(qkv), d_frequencies = test::upload(frequencies);
-    const DeviceArray<float2> turns(static_cast<size_t>(pairs));
-    const DeviceArray<float> x(16);
-    const DeviceArray<__nv_bfloat16> embedding(64 * 64), q(static_cast<size_t>(heads * head_dim));
-    const DeviceArray<int32_t> last(4), history(4 * 64);
-    EmbedTask embedded{.embedding = embedding.get(), .hidden = 16, .columns = 64, .last_tokens = last.get(), .history = history.get(), .history_stride = 64, .x = x.get()};
-    embedded.ropes.count = 1;
-    embedded.ropes.rope[0] = {d_frequencies.get(), turns.get(), pairs, 1, halves};
-    embed(nullptr, step.view(), embedded);
-    const int64_t head_bytes = 2 * tile_bytes_of(element, head_dim), page_bytes = 2 * kv_heads * head_bytes + 16;
-    const DeviceArray<uint8_t> kv(static_cast<size_t>(page_bytes));
-    check(cudaMemset(kv.get(), 0xff, kv.bytes()), "filling");
-    HeadsTask task{.qkv = d_qkv.get(), .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .rope = embedded.ropes.rope[0], .query_scale = 0.5f, .q = q.get()};
-    task.kv = {kv.get(), page_bytes, page_bytes, 16, 16 + kv_heads * head_bytes, head_bytes, 2 * tile_tokens, element};
-    finish_heads(nullptr, step.view(), task);
-    Kept kept{std::vector<uint16_t>(q.count()), test::download(kv), task.kv.key_offset, task.kv.value_offset, head_bytes};
-    check(cudaMemcpy(kept.q.data(), q.get(), q.bytes(), cudaMemcpyDeviceToHost), "reading");
-    return kept;
-  }
-};
-
-float half_at(const void* from, int i) {
-  uint16_t bits;
-  std::memcpy(&bits, static_cast<const uint8_t*>(from) + 2 * i, sizeof(bits));
-  return __half2float(__ushort_as_half(bits));
-}
-
-// A key or value in E4M3 beside what it is in bfloat16. No byte but its own may have been written.
-void check_e4m3(const uint8_t* tile, const uint8_t* exact_tile, int head_dim, int row) {
-  const float scale = half_at(tile + tile_tokens * head_dim, row);
-  float largest = 0;
-  for (int d = 0; d < head_dim; d++) {
-    const float right = test::float_of(static_cast<uint16_t>(exact_tile[2 * (row * head_dim + d)] | exact_tile[2 * (row * head_dim + d) + 1] << 8));
-    const float value = scale * test::e4m3_of(tile[row * head_dim + d]);
-    largest = std::max(largest, std::fabs(right));
-    CHECK(std::fabs(value - right) <= std::max(std::fabs(right) * 0x1.2p-4f, scale * 0x1.1p-10f), "dimension ", d, ": ", value, ", not ", right);
-  }
-  CHECK(448 * scale >= largest * (1 - 0x1p-8f) && scale <= largest / 448 * (1 + 0x1p-7f) + 0x1p-24f, "a scale of ", scale, " for up to ", largest);
-  for (int other = 0; other < tile_tokens; other++) {
-    if (other == row) continue;
-    for (int d = 0; d < head_dim; d++) CHECK_EQUAL(int{tile[other * head_dim + d]}, 0xff);
-    CHECK(std::isnan(half_at(tile + tile_tokens * head_dim, other)), "the scale of another position is written");
-  }
-}
-
-}  // namespace
-
-TEST("keys and values in E4M3 are what they are in bfloat16, with the least scale that holds them, and queries float16 in the order of keys") {
-  test::need_gpu();
-  Random random;
-  for (const int head_dim : {16, 48, 64, 80, 128, 256, 512})
-    for (const int turned : {0, 1, 2, 3})  // none, pairs of neighbours, halves, and halves of an odd number of pairs
-      for (const int position : {0, 13, 30}) {
-        const int kv_heads = random.between(1, 3), heads = kv_heads * random.between(1, 9), pairs = turned == 0 ? 0 : turned == 3 ? head_dim / 4 - 1 : head_dim / 2;
-        const auto width = static_cast<size_t>((heads + 2 * kv_heads) * head_dim);
-        HeadsCase each{heads, kv_heads, head_dim, position, pairs, turned >= 2, normals(random, width, 3), normals(random, static_cast<size_t>(pairs), 0.3f)};
-        const auto exact = each.run(KvElement::bfloat16), kept = each.run(KvElement::e4m3);
-        for (int i = 0; i < heads * head_dim; i++) {
-          const float right = test::float_of(exact.q[static_cast<size_t>(i)]), value = half_at(kept.q.data(), e4m3_query_place(i));
-          CHECK(std::fabs(value - right) <= std::max(std::fabs(right) * 0x1p-8f, 0x1p-20f), "query ", i, ": ", value, ", not ", right);
-        }
-        const int64_t tile_bytes = tile_bytes_of(KvElement::e4m3, head_dim), exact_bytes = tile_bytes_of(KvElement::bfloat16, head_dim);
-        for (int head = 0; head < kv_heads; head++)
-          for (const bool is_value : {false, true})
-            check_e4m3(kept.tile(is_value, head, tile_bytes, position), exact.tile(is_value, head, exact_bytes, position), head_dim, position % tile_tokens);
-      }
-}
-
-TEST("in E4M3, zeros have a scale of zero, and what no float16 scale can hold the largest one") {
-  test::need_gpu();
-  const int head_dim = 64, position = 5;
-  HeadsCase each{1, 1, head_dim, position, 0, false, std::vector<float>(3 * head_dim), {}};
-  for (int d = 0; d < head_dim; d++) each.qkv[static_cast<size_t>(d)] = d % 2 == 0 ? 1e30f : -1e30f, each.qkv[static_cast<size_t>(2 * head_dim + d)] = d % 2 == 0 ? 1e30f : 1e-30f;
-  const auto kept = each.run(KvElement::e4m3);
-  const int64_t tile_bytes = tile_bytes_of(KvElement::e4m3, head_dim);
-  const uint8_t *key = kept.tile(false, 0, tile_bytes, position), *value = kept.tile(true, 0, tile_bytes, position);
-  CHECK_EQUAL(half_at(key + tile_tokens * head_dim, position), 0.0f);
-  CHECK_EQUAL(half_at(value + tile_tokens * head_dim, position), 65504.0f);
-  for (int d = 0; d < head_dim; d++) {
-    CHECK_EQUAL(test::e4m3_of(key[position * head_dim + d]), 0.0f);
-    CHECK_EQUAL(test::e4m3_of(value[position * head_dim + d]), d % 2 == 0 ? 448.0f : 0.0f);
-    CHECK_EQUAL(half_at(kept.q.data(), e4m3_query_place(d)), d % 2 == 0 ? 65504.0f : -65504.0f);
-  }
 }
 
 TEST("a step begins with each token's embedding, and with what its slot sampled last where it has no id") {
