@@ -74,12 +74,12 @@ void CudaBackend::share_norms() {
     if (qkv == nullptr && gate_up == nullptr) continue;
     const DeviceNorm& norm = qkv != nullptr ? qkv->norm : gate_up->norm;
     if (norm.weight == nullptr || norm.is_layer) continue;
-    const DeviceMatrix::Type reader = qkv != nullptr ? qkv->linear.weight.type : gate_up->linear.weight.type;
-    CudaWriter left{true, reader};  // an embedding leaves it for any
+    const DeviceMatrix* reader = qkv != nullptr ? &qkv->linear.weight : &gate_up->linear.weight;
+    CudaWriter left{reader};  // an embedding leaves it for any
     CudaReader* next = nullptr;
     if (auto* embed = std::get_if<CudaEmbed>(&operators_[i])) next = &embed->next;
-    if (auto* project = std::get_if<CudaProject>(&operators_[i]); project != nullptr && project->post_norm.weight == nullptr) next = &project->next, left.type = project->linear.weight.type;
-    if (auto* down = std::get_if<CudaDown>(&operators_[i]); down != nullptr && down->post_norm.weight == nullptr) next = &down->next, left.type = down->linear.weight.type;
+    if (auto* project = std::get_if<CudaProject>(&operators_[i]); project != nullptr && project->post_norm.weight == nullptr) next = &project->next, left.matrix = &project->linear.weight;
+    if (auto* down = std::get_if<CudaDown>(&operators_[i]); down != nullptr && down->post_norm.weight == nullptr) next = &down->next, left.matrix = &down->linear.weight;
     if (next == nullptr) continue;
     *next = {reader, norm};
     (qkv != nullptr ? qkv->left : gate_up->left) = left;
@@ -88,12 +88,12 @@ void CudaBackend::share_norms() {
 
 // Attention's result and a gate's are read by the next projection and the next down, with no norm between.
 void CudaBackend::tell_readers() {
-  DeviceMatrix::Type project = {}, down = {};
+  const DeviceMatrix *project = nullptr, *down = nullptr;
   for (auto op = operators_.rbegin(); op != operators_.rend(); op++) {
-    if (const auto* reader = std::get_if<CudaProject>(&*op)) project = reader->linear.weight.type;
-    if (const auto* reader = std::get_if<CudaDown>(&*op)) down = reader->linear.weight.type;
-    if (auto* attend = std::get_if<CudaAttend>(&*op)) attend->next.type = project;
-    if (auto* gate_up = std::get_if<CudaGateUp>(&*op)) gate_up->next.type = down;
+    if (const auto* reader = std::get_if<CudaProject>(&*op)) project = &reader->linear.weight;
+    if (const auto* reader = std::get_if<CudaDown>(&*op)) down = &reader->linear.weight;
+    if (auto* attend = std::get_if<CudaAttend>(&*op)) attend->next.matrix = project;
+    if (auto* gate_up = std::get_if<CudaGateUp>(&*op)) gate_up->next.matrix = down;
   }
 }
 

@@ -80,18 +80,16 @@ class CudaBackend final : public Backend {
   void multiply_many(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, BlasLt::Result result, void* y, bool adds);
   void add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const CudaReader& next, const __nv_bfloat16* x);
   NormInput normed_input(const StepView& step, const DeviceNorm& norm, const DeviceMatrix& reader, const CudaWriter& left);
-  // What a matrix of this type reads in a step.
-  Activations activations(DeviceMatrix::Type type, int tokens) const {
-    return type != DeviceMatrix::Type::bf16 && streams(type, tokens) ? Activations::half : Activations::bfloat16;
+  // What a matrix reads in a step.
+  Activations activations(const DeviceMatrix& reader, int tokens) const {
+    return reader.type != DeviceMatrix::Type::bf16 && streams(reader, tokens) ? Activations::half : Activations::bfloat16;
   }
-  NormOutput left_for(const StepView& step, DeviceMatrix::Type writer, const CudaReader& next) const;
+  NormOutput left_for(const StepView& step, const DeviceMatrix& writer, const CudaReader& next) const;
   Quantized quantized_for(const DeviceMatrix& w, int tokens) const;
   BlasLt::Input input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens);
   // Beyond so many tokens cuBLASLt is faster, though norms and gates then take kernels of their own, and four bits become bfloat16 in each step.
-  static constexpr int streamed_tokens_max = 32, streamed_q4_tokens_max = 64;
-  bool streams(DeviceMatrix::Type type, int tokens) const {
-    return tokens <= (type == DeviceMatrix::Type::q4 ? streamed_q4_tokens_max : streamed_tokens_max) || blas_ == nullptr || limits_.is_deterministic;
-  }
+  static constexpr int streamed_tokens_max = DeviceMatrix{}.streamed_max;
+  bool streams(const DeviceMatrix& w, int tokens) const { return tokens <= w.streamed_max || blas_ == nullptr || limits_.is_deterministic; }
   KvView kv_of(int layer) const;
 
   const ModelConfig config_;

@@ -32,25 +32,25 @@ void CudaBackend::run_operator(const StepView& step, const CudaEmbed& op) {
   task.history = history_.get();
   task.history_stride = limits_.context_tokens;
   task.x = x_.get();
-  task.next = left_for(step, op.next.type, op.next);
+  task.next = op.next.matrix == nullptr ? NormOutput{} : left_for(step, *op.next.matrix, op.next);
   embed(stream_, step, task);
 }
 
 // What a norm's reader multiplies: left by who wrote x, where a step's matrices are streamed, or else by a kernel of its own.
 NormInput CudaBackend::normed_input(const StepView& step, const DeviceNorm& norm, const DeviceMatrix& reader, const CudaWriter& left) {
   const int tokens = step.tokens_max;
-  if (left.exists && streams(left.type, tokens) && streams(reader.type, tokens)) return {squares_.get(), config_.hidden / square_values, config_.hidden, norm.epsilon};
+  if (left.matrix != nullptr && streams(*left.matrix, tokens) && streams(reader, tokens)) return {squares_.get(), config_.hidden / square_values, config_.hidden, norm.epsilon};
   if (const Quantized to = quantized_for(reader, tokens); to.values != nullptr) {
     normalize(stream_, step, norm, x_.get(), config_.hidden, to);
     return {};
   }
-  normalize(stream_, step, Rows::tokens, norm, x_.get(), config_.hidden, normed_.get(), activations(reader.type, tokens));
+  normalize(stream_, step, Rows::tokens, norm, x_.get(), config_.hidden, normed_.get(), activations(reader, tokens));
   return {};
 }
 
-NormOutput CudaBackend::left_for(const StepView& step, DeviceMatrix::Type writer, const CudaReader& next) const {
-  if (next.norm.weight == nullptr || !streams(writer, step.tokens_max) || !streams(next.type, step.tokens_max)) return {};
-  return {next.norm.weight, normed_.get(), padded_columns(config_.hidden), squares_.get(), activations(next.type, step.tokens_max)};
+NormOutput CudaBackend::left_for(const StepView& step, const DeviceMatrix& writer, const CudaReader& next) const {
+  if (next.norm.weight == nullptr || !streams(writer, step.tokens_max) || !streams(*next.matrix, step.tokens_max)) return {};
+  return {next.norm.weight, normed_.get(), padded_columns(config_.hidden), squares_.get(), activations(*next.matrix, step.tokens_max)};
 }
 
 KvView CudaBackend::kv_of(int layer) const {
@@ -83,7 +83,7 @@ void CudaBackend::run_operator(const StepView& step, const CudaAttend& op) {
   const int64_t width = int64_t{config_.heads} * config_.head_dim, stride = padded_columns(static_cast<int>(width));
   const AttendScratch scratch{partials_.get(), arrived_.get()};
   const KvView kv = kv_of(op.layer);
-  const Activations as = activations(op.next.type, step.tokens_max);
+  const Activations as = activations(*op.next.matrix, step.tokens_max);
   if (step.pieces_max > 0) attend_pieces(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride, as);
   if (step.tiles_max > 0) attend_tiles(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride, as);
 }
@@ -95,11 +95,11 @@ void CudaBackend::run_operator(const StepView& step, const CudaGateUp& op) {
   const NormInput norm = normed_input(step, op.norm, op.linear.weight, op.left);
   const int tokens = step.tokens_max, stride = padded_columns(op.ffn);
   GateTask task{.wide = wide_.get(), .bias = op.linear.bias, .activation = op.activation, .is_gated = op.is_gated, .ffn = op.ffn, .out = gated_.get()};
-  task.as = activations(op.next.type, tokens);
-  if (!streams(op.linear.weight.type, tokens)) {
+  task.as = activations(*op.next.matrix, tokens);
+  if (!streams(op.linear.weight, tokens)) {
     multiply_many(op.linear.weight, normed_.get(), tokens, BlasLt::Result::bf16, wide_.get(), false);
     task.is_float32 = false;
-    if (quantized_for(op.linear.weight, tokens).values != nullptr) task.quantized = {gated_quants_.get(), gated_scales_.get()};  // down's type is the same
+    if (quantized_for(*op.next.matrix, tokens).values != nullptr) task.quantized = {gated_quants_.get(), gated_scales_.get()};
     return gate(stream_, tokens, task);
   }
   task.bias = nullptr;  // the matrix's kernel adds it
@@ -141,9 +141,9 @@ void CudaBackend::run_operator(const StepView& step, const CudaExperts& op) {
 
 void CudaBackend::run_operator(const StepView& step, const CudaLogits& op) {
   if (step.samples_max == 0) return;
-  const DeviceMatrix::Type type = op.linear.weight.type;
-  normalize(stream_, step, Rows::samples, op.norm, x_.get(), config_.hidden, normed_.get(), activations(type, step.samples_max));
-  const int samples = streams(type, step.samples_max) ? step.samples_max : (step.samples_max + 63) / 64 * 64;
+  const DeviceMatrix& w = op.linear.weight;
+  normalize(stream_, step, Rows::samples, op.norm, x_.get(), config_.hidden, normed_.get(), activations(w, step.samples_max));
+  const int samples = streams(w, step.samples_max) ? step.samples_max : (step.samples_max + 63) / 64 * 64;
   multiply(op.linear, normed_.get(), samples, logits_.get(), false);
   if (op.soft_cap != 0) finish_rows(stream_, samples, nullptr, op.soft_cap, logits_.get(), config_.vocabulary, config_.vocabulary);
 }
@@ -160,7 +160,7 @@ void CudaBackend::sample_tokens(const StepView& step) {
 
 // Matrices of E4M3 are multiplied by tokens of that type where there are many of them.
 Quantized CudaBackend::quantized_for(const DeviceMatrix& w, int tokens) const {
-  if (w.type != DeviceMatrix::Type::fp8 || streams(w.type, tokens)) return {};
+  if (w.type != DeviceMatrix::Type::fp8 || streams(w, tokens)) return {};
   return {quants_.get(), quant_scales_.get()};
 }
 
@@ -187,7 +187,7 @@ void CudaBackend::multiply_many(const DeviceMatrix& w, const __nv_bfloat16* x, i
 
 void CudaBackend::multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds, const NormInput& norm, const NormOutput& next) {
   const DeviceMatrix& w = linear.weight;
-  if (!streams(w.type, tokens)) {
+  if (!streams(w, tokens)) {
     multiply_many(w, x, tokens, BlasLt::Result::f32, y, adds);
     if (linear.bias != nullptr) finish_rows(stream_, tokens, linear.bias, 0, y, w.rows, w.rows);
     return;
@@ -202,7 +202,7 @@ void CudaBackend::multiply(const DeviceLinear& linear, const __nv_bfloat16* x, i
 
 // x += post_norm(linear . input).
 void CudaBackend::add_to_stream(const StepView& step, const DeviceLinear& linear, const DeviceNorm& post_norm, const CudaReader& next, const __nv_bfloat16* x) {
-  if (post_norm.weight == nullptr) return multiply(linear, x, step.tokens_max, x_.get(), true, {}, left_for(step, linear.weight.type, next));
+  if (post_norm.weight == nullptr) return multiply(linear, x, step.tokens_max, x_.get(), true, {}, left_for(step, linear.weight, next));
   multiply(linear, x, step.tokens_max, added_.get(), false);
   add_normed(stream_, step, post_norm, added_.get(), config_.hidden, x_.get());
 }

@@ -45,11 +45,10 @@ CudaBackend::Product CudaBackend::product_of(const CudaOperator& op) const {
 
 // Tunes the products of one kind in steps of so many tokens, the first that is not tuned. What the last step left behind is overwritten.
 bool CudaBackend::tune(int tokens) {
-  if (streams(DeviceMatrix::Type::bf16, tokens)) return false;
   std::vector<DeviceMatrix> alike;
   for (const CudaOperator& op : operators_) {
     const Product product = product_of(op);
-    if (product.w == nullptr) continue;
+    if (product.w == nullptr || streams(*product.w, tokens)) continue;
     alike.clear();
     for (const CudaOperator& other : operators_) {
       const DeviceMatrix* w = product_of(other).w;

@@ -36,6 +36,7 @@ struct DeviceMatrix {
   const float* scales = nullptr;  // [rows], of fp8 alone
   int rows = 0;
   int columns = 0;
+  int streamed_max = 32;  // tokens of a step in which it is multiplied by matmul_stream; in larger ones cuBLASLt is faster
 
   int64_t row_bytes() const { return type == Type::q4 ? q4_row_bytes(columns) : int64_t{columns} * (type == Type::fp8 ? 1 : 2); }
 };

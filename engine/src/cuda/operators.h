@@ -24,13 +24,12 @@ struct DeviceLinear {
 
 // What reads an operator's result: the matrix, and the norm in front of it where that can be shared between kernels (see NormOutput), or none.
 struct CudaReader {
-  DeviceMatrix::Type type = DeviceMatrix::Type::bf16;
+  const DeviceMatrix* matrix = nullptr;
   DeviceNorm norm = {};
 };
 // Who writes x and leaves the norm, where both its matrix and the reader's are streamed.
 struct CudaWriter {
-  bool exists = false;
-  DeviceMatrix::Type type = DeviceMatrix::Type::bf16;
+  const DeviceMatrix* matrix = nullptr;  // none: nobody leaves it
 };
 struct CudaEmbed {
   DeviceMatrix weight;  // [vocabulary][hidden]
