@@ -15,6 +15,7 @@ namespace millrace {
 namespace {
 
 constexpr std::chrono::milliseconds idle_wait{20};
+constexpr std::chrono::microseconds done_wait{500};
 constexpr int64_t pages_seen_every_us = 1'000'000;
 // Pages are mapped ahead for all rows at once, every few steps, so far that none comes to its end before the next time.
 constexpr uint64_t prepare_steps = 8;
@@ -84,7 +85,9 @@ bool Engine::Implementation::take_commands() {
     lock.lock();
   }
   const int64_t begin_at = begin_at_us();
-  for (int64_t now = clock_us(); now < begin_at && !closing && evaluations.empty(); now = clock_us()) wake.wait_for(lock, std::chrono::microseconds(begin_at - now));
+  // Where the model of step time was far off, the device is not left with nothing to do.
+  for (int64_t now = clock_us(); now < begin_at && !closing && evaluations.empty() && !parts->backend->is_done(); now = clock_us())
+    wake.wait_for(lock, std::min<std::chrono::microseconds>(std::chrono::microseconds(begin_at - now), done_wait));
   // Where all are held nothing comes of another step; but the schedule is asked again before long: it knows of times.
   if ((live.empty() && begun.empty()) || !is_idle)
     wake.wait(lock, [&] { return has_commands() || !live.empty() || !begun.empty(); });

@@ -21,6 +21,7 @@ class CudaBackend final : public Backend {
 
   void begin(const Plan& plan) override;
   std::vector<SampledToken> finish() override;
+  bool is_done() const override { return cudaEventQuery(flights_[finished_ % flights_max].arrived) != cudaErrorNotReady; }
   int steps_ahead() const override { return 1; }
   bool warm_up() override;
   const MatrixWork& work() const { return work_; }
