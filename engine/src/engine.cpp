@@ -85,9 +85,14 @@ bool Engine::Implementation::take_commands() {
     lock.lock();
   }
   const int64_t begin_at = begin_at_us();
-  // Where the model of step time was far off, the device is not left with nothing to do.
-  for (int64_t now = clock_us(); now < begin_at && !closing && evaluations.empty() && !parts->backend->is_done(); now = clock_us())
+  for (int64_t now = clock_us(); now < begin_at && !closing && evaluations.empty(); now = clock_us()) {
+    // Where the model of step time was far off, the device is not left with nothing to do.
+    lock.unlock();
+    const bool is_done = parts->backend->is_done();
+    lock.lock();
+    if (is_done) break;
     wake.wait_for(lock, std::min<std::chrono::microseconds>(std::chrono::microseconds(begin_at - now), done_wait));
+  }
   // Where all are held nothing comes of another step; but the schedule is asked again before long: it knows of times.
   if ((live.empty() && begun.empty()) || !is_idle)
     wake.wait(lock, [&] { return has_commands() || !live.empty() || !begun.empty(); });

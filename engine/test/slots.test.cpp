@@ -62,8 +62,8 @@ TEST("the next turn adopts its predecessor's slot without a mapping call, and ma
 
 TEST("where changes are slow, a prefix that many begin with is soon mapped by nobody, and who was here of late still finds all") {
   test::Random random;
-  WrittenSlots slots(one_layer, 64, 1000, 400, 400, true, true);
-  const Tokens prefix = random.tokens(10 * page_tokens, vocabulary);
+  WrittenSlots slots(one_layer, 64, 4000, 1400, 1400, true, true);
+  const Tokens prefix = random.tokens(40 * page_tokens, vocabulary);
   std::set<int> used;
   int calls = 0;
   for (int i = 0; i < 100; i++) {
@@ -76,7 +76,7 @@ TEST("where changes are slow, a prefix that many begin with is soon mapped by no
   const Tokens conversation = prefix + random.tokens(60, vocabulary);
   run(slots, conversation);
   for (int i = 0; i < 3; i++) run(slots, prefix + random.tokens(60, vocabulary));
-  CHECK_EQUAL(slots.start(conversation + random.tokens(5, vocabulary), 390).cached, static_cast<int>(conversation.size()));
+  CHECK_EQUAL(slots.start(conversation + random.tokens(5, vocabulary), 1400).cached, static_cast<int>(conversation.size()));
 }
 
 TEST("where changes are slow and every slot holds something, the oldest that begins alike is used on, however long it is") {

@@ -70,12 +70,12 @@ struct Load {
 
 class Run {
  public:
-  Run(const Case& wanted, int slots, int context) {
+  Run(const Case& wanted, int slots, int context, bool rests = true) {
     EngineOptions options = wanted.options();
     options.context_tokens = context;
     options.slots = slots;
     options.prefix_cache = false;
-    engine_ = bench::load_and_rest(options, ends_.listener());
+    engine_ = (rests ? bench::load_and_rest : bench::load)(options, ends_.listener());
   }
 
   // Milliseconds from the first submit to the last event.
@@ -132,7 +132,7 @@ void prefill(const Case& wanted, int repeats) {
 }
 
 void logits(const Case& wanted, int count, const std::string& file, int chunk) {
-  Run run(wanted, 1, 4096);
+  Run run(wanted, 1, 4096, false);
   bench::Random random(11);
   std::vector<int32_t> tokens;
   for (int i = 0; i < count; i++) tokens.push_back(static_cast<int32_t>(random.next() % static_cast<uint64_t>(run.engine().info().vocabulary_size)));
@@ -161,7 +161,7 @@ void kl(const Case& wanted, const std::string& file, int chunk) {
   const std::string bytes{std::istreambuf_iterator<char>(in), {}};
   std::vector<int32_t> tokens(bytes.size() / sizeof(int32_t));
   std::memcpy(tokens.data(), bytes.data(), tokens.size() * sizeof(int32_t));
-  Run exact({wanted.path, "float32"}, 1, 1024), other(wanted, 1, 1024);
+  Run exact({wanted.path, "float32"}, 1, 1024, false), other(wanted, 1, 1024, false);
   const auto vocabulary = static_cast<size_t>(exact.engine().info().vocabulary_size);
   double divergence = 0, exact_loss = 0, other_loss = 0;
   int64_t positions = 0, scored = 0;
@@ -186,7 +186,7 @@ void kl(const Case& wanted, const std::string& file, int chunk) {
 
 void start(const Case& wanted) {
   const auto begun = Clock::now();
-  Run run(wanted, 64, 2048);
+  Run run(wanted, 64, 2048, false);
   const auto loaded = Clock::now();
   run.time({1, 128, 1});
   const auto seconds = [](Clock::duration time) { return std::chrono::duration<double>(time).count(); };

@@ -63,7 +63,7 @@ CudaBackend::CudaBackend(const ModelFile& file, const Model& model, const KvSlot
   log.push_back(text("weights: ", weights_->bytes() >> 20, " MiB on the GPU, ", weights_->describe(),
                      limits_.is_deterministic ? "; all steps multiplied by our own kernel"
                      : blas_ == nullptr       ? "; prompts are slow: libcublasLt.so.13 is not to be had"
-                                              : text("; steps of over ", streamed_tokens_max, " tokens multiplied by cuBLASLt")));
+                                              : text("; steps of over ", streamed_tokens_max, " to ", stream_tokens_max, " tokens multiplied by cuBLASLt")));
 }
 
 // A norm by the root mean square right behind what writes x is left by that.

@@ -7,7 +7,8 @@ namespace millrace {
 namespace {
 
 // Products are tried on so many layers in turn, and of prompts those in slices of so many tokens.
-constexpr size_t tuned_matrices = 8;
+constexpr size_t tuned_matrices = 8, tuned_matrices_large = 2;
+constexpr int large_tokens = 512;  // so many take so long that L2 plays no part, and a newcomer would wait
 constexpr int prompt_tokens[] = {512, 1024, 2048};
 
 }  // namespace
@@ -52,7 +53,7 @@ bool CudaBackend::tune(int tokens) {
     alike.clear();
     for (const CudaOperator& other : operators_) {
       const DeviceMatrix* w = product_of(other).w;
-      if (other.index() == op.index() && w != nullptr && w->rows == product.w->rows && w->columns == product.w->columns && alike.size() < tuned_matrices) alike.push_back(*w);
+      if (other.index() == op.index() && w != nullptr && w->rows == product.w->rows && w->columns == product.w->columns && alike.size() < (tokens < large_tokens ? tuned_matrices : tuned_matrices_large)) alike.push_back(*w);
     }
     if (blas_->tune(stream_, alike, {product.x, nullptr}, tokens, product.result, product.y, product.w->rows, product.adds)) return true;
   }

@@ -117,8 +117,9 @@ struct BlasLt::Plan {
     if (status == 0) status = library.find(handle, description, w, x, y, y, preference, ways_max, found, &count);
     library.destroy_preference(preference);
     check_blas(status, "choosing");
-    if (count == 0) throw CudaError(text("cuBLASLt has nothing for a matrix of ", rows, " x ", columns, " and ", tokens, " tokens"));
-    for (int i = 0; i < count; i++) ways.push_back(found[i].algorithm);
+    for (int i = 0; i < count; i++)
+      if (found[i].status == 0) ways.push_back(found[i].algorithm);
+    if (ways.empty()) throw CudaError(text("cuBLASLt has nothing for a matrix of ", rows, " x ", columns, " and ", tokens, " tokens"));
   }
 };
 
@@ -147,18 +148,18 @@ BlasLt::Plan& BlasLt::plan_of(const Shape& shape) {
 }
 
 void BlasLt::multiply(cudaStream_t stream, const DeviceMatrix& w, const Input& x, int tokens, Result result, void* y, int64_t stride, bool adds) {
-  run(stream, plan_of({w.type, w.rows, w.columns, tokens, result, stride, adds}), w, x, y, adds);
+  const Plan& plan = plan_of({w.type, w.rows, w.columns, tokens, result, stride, adds});
+  check_blas(run(stream, plan, plan.chosen, w, x, y, adds), "multiplying");
 }
 
-void BlasLt::run(cudaStream_t stream, const Plan& plan, const DeviceMatrix& w, const Input& x, void* y, bool adds) {
+// Yields the library's status.
+int BlasLt::run(cudaStream_t stream, const Plan& plan, size_t way, const DeviceMatrix& w, const Input& x, void* y, bool adds) {
   if (w.type == DeviceMatrix::Type::fp8) {
     check_blas(library_->set_attribute(plan.description, attribute_w_scales, &w.scales, sizeof(w.scales)), "setting scales");
     check_blas(library_->set_attribute(plan.description, attribute_x_scales, &x.scales, sizeof(x.scales)), "setting scales");
   }
   const float one = 1, beta = adds ? 1 : 0;
-  check_blas(library_->multiply(handle_, plan.description, &one, w.values, plan.w, x.values, plan.x, &beta, y, plan.y, y, plan.y, &plan.ways[plan.chosen], workspace_.get(),
-                                workspace_bytes, stream),
-             "multiplying");
+  return library_->multiply(handle_, plan.description, &one, w.values, plan.w, x.values, plan.x, &beta, y, plan.y, y, plan.y, &plan.ways[way], workspace_.get(), workspace_bytes, stream);
 }
 
 bool BlasLt::tune(cudaStream_t stream, std::span<const DeviceMatrix> alike, const Input& x, int tokens, Result result, void* y, int64_t stride, bool adds) {
@@ -167,19 +168,18 @@ bool BlasLt::tune(cudaStream_t stream, std::span<const DeviceMatrix> alike, cons
   if (std::exchange(plan.is_tuned, true) || plan.ways.size() == 1) return false;
   const CudaEvent begin = make_event(true), end = make_event(true);
   float least_ms = std::numeric_limits<float>::infinity();
-  size_t best = 0;
-  for (plan.chosen = 0; plan.chosen < plan.ways.size(); plan.chosen++) {
-    run(stream, plan, first, x, y, adds);  // what is done once for a kernel is done
+  for (size_t way = 0; way < plan.ways.size(); way++) {
+    // What is done once for a kernel is done; and a way that this device refuses is left out.
+    if (run(stream, plan, way, first, x, y, adds) != 0) continue;
     check(cudaEventRecord(begin.get(), stream), "timing a product");
     for (int round = 0; round < rounds_a_way; round++)
-      for (const DeviceMatrix& w : alike) run(stream, plan, w, x, y, adds);
+      for (const DeviceMatrix& w : alike) check_blas(run(stream, plan, way, w, x, y, adds), "timing a product");
     check(cudaEventRecord(end.get(), stream), "timing a product");
     check(cudaEventSynchronize(end.get()), "timing a product");
     float ms = 0;
     check(cudaEventElapsedTime(&ms, begin.get(), end.get()), "timing a product");
-    if (ms < least_ms) least_ms = ms, best = plan.chosen;
+    if (ms < least_ms) least_ms = ms, plan.chosen = way;
   }
-  plan.chosen = best;
   return true;
 }
 

@@ -27,7 +27,7 @@ class BlasLt {
     const void* values = nullptr;
     const float* scales = nullptr;
   };
-  // y[t][r] = w . x, plus what lies there where `adds`. y is [tokens][stride] of `result`. The same shapes give the same bits.
+  // y[t][r] = w . x, plus what lies there where `adds`. y is [tokens][stride] of `result`. The same shapes give the same bits, as long as they are not tuned.
   void multiply(cudaStream_t stream, const DeviceMatrix& w, const Input& x, int tokens, Result result, void* y, int64_t stride, bool adds);
   // Of all the ways that the library has for such products, takes the fastest from now on, by trying them: y comes to hold anything. `alike` are
   // matrices of one shape, as many as L2 cannot hold. False: that was done before.
@@ -47,7 +47,7 @@ class BlasLt {
 
   explicit BlasLt(std::unique_ptr<Library> library);
   Plan& plan_of(const Shape& shape);
-  void run(cudaStream_t stream, const Plan& plan, const DeviceMatrix& w, const Input& x, void* y, bool adds);
+  int run(cudaStream_t stream, const Plan& plan, size_t way, const DeviceMatrix& w, const Input& x, void* y, bool adds);
 
   std::unique_ptr<Library> library_;
   void* handle_ = nullptr;

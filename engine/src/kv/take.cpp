@@ -11,7 +11,7 @@ namespace {
 constexpr int match_tokens_min = tile_tokens;
 // Where changes are slow, a slot whose rest is at most so long beside what it has of a prefix is rather used on than left alone, unless it
 // was used of late: its owner may be back.
-constexpr int rest_part = 4;
+constexpr int rest_part = 16;
 constexpr uint64_t young_uses = 32;  // two or three a sequence
 
 }  // namespace
@@ -51,9 +51,15 @@ bool KvSlots::is_better_used_on(int slot, int length) const {
   if (slot < 0 || !memory_->maps_ahead()) return false;
   const uint64_t age = uses_ - at(slot).used;
   if (age >= young_uses && (held(slot) - length) * rest_part <= length) return true;
-  // Something must go in any case: what nobody used for about as long as anything.
-  const int oldest = choose_idle(false, -1);
-  return (is_full() || (oldest >= 0 && held(oldest) > 0)) && age * 2 >= uses_ - at(oldest).used;
+  // Something must go in any case: what nobody used for about as long as anything that is kept.
+  bool has_empty = false;
+  uint64_t oldest_age = age;
+  for (int other = 0; other < static_cast<int>(slots_.size()); other++) {
+    if (at(other).is_taken || at(other).readers > 0) continue;
+    has_empty |= held(other) == 0;
+    if (held(other) > 0) oldest_age = std::max(oldest_age, uses_ - at(other).used);
+  }
+  return (is_full() || !has_empty) && age * 2 >= oldest_age;
 }
 
 KvSlots::Found KvSlots::find(std::span<const int32_t> tokens, int pages) const {

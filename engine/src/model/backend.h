@@ -45,8 +45,8 @@ class Backend {
   virtual void begin(const Plan& plan) = 0;
   // Awaits the plan that was begun first, of those not yet finished. Where it throws, that one counts as finished too.
   virtual std::vector<SampledToken> finish() = 0;
-  // Whether finish has nothing left to wait for, as far as that is known.
-  virtual bool is_done() const { return false; }
+  // Whether nothing goes on that finish would wait for: always so where it computes itself.
+  virtual bool is_done() const { return true; }
   // How many plans may be begun before the one in front of them is finished: the device then never waits for the host. A row of such a plan has
   // sampled_before in place of the token that the one in front of it samples.
   virtual int steps_ahead() const = 0;
