@@ -19,7 +19,7 @@ enum class KernelSet { automatic, cpu, reference, avx2, avx512, hopper };
 enum class Precision {
   stored,   // weights as the file has them, activations in 8 bits where the weights are quantized, KV in float16; on a GPU weights, activations and KV in
             // bfloat16, but for weights in 4 bits, which stay that
-  fp8,      // on a GPU: matrices in E4M3 with a scale for each row, but for the embedding and the LM head
+  fp8,      // on a GPU: matrices in E4M3 with a scale for each row, but for the embedding, the LM head, experts and routers
   float32,  // weights dequantized at load, activations and KV in float32: the yardstick
 };
 

@@ -208,3 +208,20 @@ TEST("a prompt gets on in every step, however quick the steps of the streams bes
   CHECK(steps <= 25, steps, " steps for 160 positions");
   played.drain();
 }
+
+TEST("slices of prompts fill up what the machine computes at once") {
+  Played played({.slots_max = 16, .pages_max = 2000, .page_need = {{{16}}}, .step_tokens_max = 512, .tokens_multiple = 64}, 5);
+  played.token_us = 1;  // so that more fit beside the streams than are computed at once
+  constexpr Deadlines relaxed = {.ttft_us = 2'000'000, .itl_us = 150'000};
+  for (int stream = 0; stream < 10; stream++) played.submit({.prompt_tokens = 8, .tokens_max = 500, .deadlines = relaxed}, 500);
+  for (int step = 0; step < 60; step++) played.step();
+  const uint32_t late = played.submit({.prompt_tokens = 3000, .tokens_max = 4, .deadlines = relaxed}, 4);
+  int steps = 0, crooked = 0;
+  while (played.sent[late].sampled == 0) {
+    REQUIRE(played.step());
+    steps++;
+    crooked += played.step_tokens % 64 != 0;
+  }
+  CHECK(steps > 3 && crooked <= 1, crooked, " of ", steps, " steps are none of 64, 128, ... tokens");  // the last one has what is left
+  played.drain();
+}

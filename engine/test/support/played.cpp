@@ -118,6 +118,7 @@ bool Played::step() {
     pages_taken += pages(sent[request].asked);
   }
   StepLoad load = check(rows);
+  step_tokens = load.tokens;
   if (rows.empty()) return false;
   lose_rows(rows);
   load = {};

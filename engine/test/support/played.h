@@ -45,6 +45,7 @@ struct Played {
   int live = 0, pages_taken = 0, held = 0;
   bool is_refused = false;       // a slot, in the last step
   uint64_t tokens = 0, parked = 0;
+  int step_tokens = 0;           // positions that the last step computed
   bool finds_prefixes = false;   // of a length that the dice say
 
   Played(const ScheduleLimits& given, uint64_t state);
