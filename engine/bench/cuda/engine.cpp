@@ -119,7 +119,7 @@ void steps(const Case& wanted, int repeats) {
     const double bytes = static_cast<double>(run.engine().info().work.weight_bytes);
     std::printf("steps: batch %d: %.3f ms a step, %.0f tokens/s, weights at %.2f TB/s; t(1 out) %.1f ms\n", batch, step, batch / step * 1000, bytes / step / 1e9, one);
     const auto costs = run.engine().stats().step_costs;
-    std::printf("# step %.0f us, row %.1f, token %.2f, sample %.2f, position %.5f\n", costs.step_us, costs.row_us, costs.token_us, costs.sample_us, costs.context_us);
+    std::printf("# step %.0f us, row %.1f, token %.2f, sample %.2f, position %.5f, pair %.7f\n", costs.step_us, costs.row_us, costs.token_us, costs.sample_us, costs.context_us, costs.pair_us);
   }
 }
 

@@ -332,19 +332,21 @@ void CudaBackend::read_logits(const Plan& plan, const StepRoom& room) {
 }
 
 uint64_t cuda_backend_bytes(const Model& model, const CudaLimits& limits) {
-  // Weights in bfloat16 or, of layers, in four bits, and about as much as reserve() takes of the rest; what is left over goes unused.
+  // Weights in bfloat16 or, of layers, in four bits, an LM head in both, as where it is the embedding too; and about as much as reserve() takes of the rest; what is left over goes unused.
   const ModelConfig& config = model.config;
   const auto tokens = static_cast<uint64_t>(limits.tokens_max), samples = static_cast<uint64_t>(limits.samples_max);
-  uint64_t widest = 0, routed = 0, saved = 0;
+  uint64_t widest = 0, routed = 0, saved = 0, head = 0;
   for (const Operator& op : model.operators) {
     if (const std::vector<Linear> parts = layer_matrix(op); !limits.as_fp8 && are_q4(parts))
       for (const Linear& part : parts)
         saved += static_cast<uint64_t>(part.weight->rows() * (part.weight->columns() * 2 - q4_row_bytes(static_cast<int>(part.weight->columns()))));
+    if (const auto* logits = std::get_if<Logits>(&op); logits != nullptr && !limits.as_fp8 && are_q4({logits->output}))
+      head = static_cast<uint64_t>(logits->output.weight->rows() * q4_row_bytes(static_cast<int>(logits->output.weight->columns())));
     if (const auto* gate_up = std::get_if<GateUp>(&op)) widest = std::max(widest, static_cast<uint64_t>(gate_up->up.weight->rows()));
     if (const auto* experts = std::get_if<Experts>(&op)) routed = static_cast<uint64_t>(experts->used) * static_cast<uint64_t>(10 * experts->experts[0].up.weight->rows() + 4 * config.hidden);
   }
   const uint64_t a_token = static_cast<uint64_t>(config.hidden) * 12 + static_cast<uint64_t>((config.heads + config.kv_heads) * config.head_dim) * 12 + widest * 8 + routed;
-  return model.parameters * 2 - saved + static_cast<uint64_t>(saved > 0 ? unpacked_bytes_max : 0) + tokens * a_token + samples * static_cast<uint64_t>(config.vocabulary) * 20 +
+  return model.parameters * 2 - saved + head + static_cast<uint64_t>(saved + head > 0 ? unpacked_bytes_max : 0) + tokens * a_token + samples * static_cast<uint64_t>(config.vocabulary) * 20 +
          static_cast<uint64_t>(limits.slots) * static_cast<uint64_t>(limits.context_tokens) * 4 + static_cast<uint64_t>(partial_bytes_max) + (uint64_t{1} << 30);
 }
 

@@ -108,51 +108,53 @@ void check_model(const test::TinyShape& shape, const std::string& counted) {
   CHECK(alone.logits == company.logits, what, ": other bits in other steps");
 }
 
-}  // namespace
-
-TEST("a file's four bits are packed as they are, with scales rounded to float16 where they are products") {
+// Some matrices of every type, and the bytes that they became on the device.
+template <typename Use>
+void each_packed(const Use& use) {
   test::need_gpu();
   Random random;
   for (const Type type : sources)
     for (int repeat = 0; repeat < 4; repeat++) {
       const Packed packed = any_packed(random, type);
-      const std::vector<uint8_t> bytes = test::download(packed.values);
-      for (int row = 0; row < packed.rows; row++) {
-        const std::vector<float> right = packed.row_of_file(row);
-        const bool is_rounded = packed.part_of(row).type == Type::q4_k;
-        for (int c = 0; c < packed.columns; c++) {
-          const test::Q4Value value = test::q4_value(bytes, packed.columns, row, c);
-          const double allowed = is_rounded ? 0x1p-11 * (std::fabs(15 * value.scale) + std::fabs(value.minimum)) + 0x1p-20 : 0;
-          const double got = is_rounded ? value.exact() : static_cast<float>(value.exact()), error = std::fabs(got - right[static_cast<size_t>(c)]);
-          CHECK(error <= allowed, name_of(static_cast<uint32_t>(type)), " row ", row, " column ", c, " is ", got, ", not ", right[static_cast<size_t>(c)]);
-        }
-        for (int c = packed.columns; c < q4_pieces(packed.columns) * q4_piece_columns; c++) {
-          const test::Q4Value behind = test::q4_value(bytes, packed.columns, row, c);
-          CHECK(behind.scale == 0 && behind.minimum == 0, "row ", row, " has something behind its columns");
-        }
-      }
+      use(random, packed, test::download(packed.values));
     }
 }
 
-TEST("four bits become bfloat16, any part of the rows") {
-  test::need_gpu();
-  Random random;
-  for (const Type type : sources)
-    for (int repeat = 0; repeat < 4; repeat++) {
-      const Packed packed = any_packed(random, type);
-      const std::vector<uint8_t> bytes = test::download(packed.values);
-      const int columns = padded_columns(packed.columns), first = 8 * random.between(0, (packed.rows - 1) / 8), count = random.between(1, packed.rows - first);
-      const auto values = test::upload(std::vector<uint16_t>(static_cast<size_t>(count + 1) * static_cast<size_t>(columns), 0xffff));
-      unpack_q4(nullptr, packed.matrix(), first, count, reinterpret_cast<__nv_bfloat16*>(values.get()));
-      check(cudaDeviceSynchronize(), "unpacking");
-      const std::vector<uint16_t> got = test::download(values);
-      for (size_t i = 0; i < got.size(); i++) {
-        const int row = static_cast<int>(i) / columns, column = static_cast<int>(i) % columns;
-        const test::Q4Value value = row < count ? test::q4_value(bytes, packed.columns, first + row, column) : test::Q4Value{};
-        const uint16_t right = row < count ? test::bfloat_of(std::fma(static_cast<float>(value.quant), value.scale, value.minimum)) : uint16_t{0xffff};
-        CHECK(got[i] == right, "row ", row, " of ", count, " column ", column, " is ", test::float_of(got[i]), ", not ", test::float_of(right));
+}  // namespace
+
+TEST("a file's four bits are packed as they are, with scales rounded to float16 where they are products") {
+  each_packed([](Random&, const Packed& packed, const std::vector<uint8_t>& bytes) {
+    for (int row = 0; row < packed.rows; row++) {
+      const std::vector<float> right = packed.row_of_file(row);
+      const bool is_rounded = packed.part_of(row).type == Type::q4_k;
+      for (int c = 0; c < packed.columns; c++) {
+        const test::Q4Value value = test::q4_value(bytes, packed.columns, row, c);
+        const double allowed = is_rounded ? 0x1p-11 * (std::fabs(15 * value.scale) + std::fabs(value.minimum)) + 0x1p-20 : 0;
+        const double got = is_rounded ? value.exact() : static_cast<float>(value.exact()), error = std::fabs(got - right[static_cast<size_t>(c)]);
+        CHECK(error <= allowed, name_of(static_cast<uint32_t>(packed.part_of(row).type)), " row ", row, " column ", c, " is ", got, ", not ", right[static_cast<size_t>(c)]);
+      }
+      for (int c = packed.columns; c < q4_pieces(packed.columns) * q4_piece_columns; c++) {
+        const test::Q4Value behind = test::q4_value(bytes, packed.columns, row, c);
+        CHECK(behind.scale == 0 && behind.minimum == 0, "row ", row, " has something behind its columns");
       }
     }
+  });
+}
+
+TEST("four bits become bfloat16, any part of the rows") {
+  each_packed([](Random& random, const Packed& packed, const std::vector<uint8_t>& bytes) {
+    const int columns = padded_columns(packed.columns), first = 8 * random.between(0, (packed.rows - 1) / 8), count = random.between(1, packed.rows - first);
+    const auto values = test::upload(std::vector<uint16_t>(static_cast<size_t>(count + 1) * static_cast<size_t>(columns), 0xffff));
+    unpack_q4(nullptr, packed.matrix(), first, count, reinterpret_cast<__nv_bfloat16*>(values.get()));
+    check(cudaDeviceSynchronize(), "unpacking");
+    const std::vector<uint16_t> got = test::download(values);
+    for (size_t i = 0; i < got.size(); i++) {
+      const int row = static_cast<int>(i) / columns, column = static_cast<int>(i) % columns;
+      const test::Q4Value value = row < count ? test::q4_value(bytes, packed.columns, first + row, column) : test::Q4Value{};
+      const uint16_t right = row < count ? test::bfloat_of(std::fma(static_cast<float>(value.quant), value.scale, value.minimum)) : uint16_t{0xffff};
+      CHECK(got[i] == right, "row ", row, " of ", count, " column ", column, " is ", test::float_of(got[i]), ", not ", test::float_of(right));
+    }
+  });
 }
 
 TEST("models in four bits answer as the CPU's float32 does, by either way of multiplying, and deterministic ones with the same bits in any company") {
