@@ -229,6 +229,7 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
     costs.Set("tokenUs", stats.step_costs.token_us);
     costs.Set("sampleUs", stats.step_costs.sample_us);
     costs.Set("contextUs", stats.step_costs.context_us);
+    costs.Set("pairUs", stats.step_costs.pair_us);
     object.Set("stepCosts", costs);
     return object;
   }

@@ -165,7 +165,7 @@ export interface EngineStats {
   /** Tokens that came after they were due, by what held them up. */
   misses: { queueing: number; prefill: number; stepTime: number; mapping: number; reader: number };
   /** The fitted model of step time: microseconds a step, and for each of its rows, tokens computed, tokens sampled and positions read. */
-  stepCosts: { stepUs: number; rowUs: number; tokenUs: number; sampleUs: number; contextUs: number };
+  stepCosts: { stepUs: number; rowUs: number; tokenUs: number; sampleUs: number; contextUs: number; pairUs: number };
 }
 
 /** What the addon exports; `engine/binding/addon.cpp` is its other side. */

@@ -172,7 +172,7 @@ struct EngineStats {
   } misses;
   // What a step is expected to take: so much itself, and for each row, token computed, token sampled and position read.
   struct {
-    double step_us = 0, row_us = 0, token_us = 0, sample_us = 0, context_us = 0;
+    double step_us = 0, row_us = 0, token_us = 0, sample_us = 0, context_us = 0, pair_us = 0;
   } step_costs;
 };
 
