@@ -164,7 +164,7 @@ export interface EngineStats {
   prefixCache: { hits: number; hitTokens: number; evictedTokens: number };
   /** Tokens that came after they were due, by what held them up. */
   misses: { queueing: number; prefill: number; stepTime: number; mapping: number; reader: number };
-  /** The fitted model of step time: microseconds a step, and for each of its rows, tokens computed, tokens sampled and positions read. */
+  /** The fitted model of step time: microseconds a step, and for each of its rows, tokens computed, tokens sampled, positions read, and pairs of a prompt's token and a position. */
   stepCosts: { stepUs: number; rowUs: number; tokenUs: number; sampleUs: number; contextUs: number; pairUs: number };
 }
 

@@ -170,7 +170,8 @@ struct EngineStats {
   struct {
     uint64_t queueing = 0, prefill = 0, step_time = 0, mapping = 0, reader = 0;
   } misses;
-  // What a step is expected to take: so much itself, and for each row, token computed, token sampled and position read.
+  // What a step is expected to take: so much itself, and for each row, token computed, token sampled, position read, and pair of a prompt's token and a
+  // position that it attends to.
   struct {
     double step_us = 0, row_us = 0, token_us = 0, sample_us = 0, context_us = 0, pair_us = 0;
   } step_costs;
