@@ -14,7 +14,7 @@ export type { EngineEvent, FinishReason, TokenLogprobs } from "./events.js";
 export const kernelSets = ["auto", "cpu", "reference", "avx2", "avx512", "hopper"] as const;
 export type KernelSet = (typeof kernelSets)[number];
 
-/** Keys and values in float16 (on a GPU bfloat16), or in 8 bits (on a GPU E4M3) with a float16 scale for each token and head. */
+/** Keys and values in float16 (on a GPU bfloat16), or in 8 bits with a float16 scale for each token and head (on a GPU E4M3, with scales from the weights). */
 export type KvType = "f16" | "q8";
 
 export interface LoadOptions {

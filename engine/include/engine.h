@@ -26,7 +26,7 @@ enum class Precision {
 // How keys and values are kept where the precision is as stored.
 enum class KvType {
   f16,  // on a GPU bfloat16
-  q8,   // 8 bits, on a GPU E4M3, and a float16 scale for each token and head: little more than half the memory
+  q8,   // 8 bits and a float16 scale for each token and head, little more than half the memory; on a GPU E4M3 with scales from the weights, a half
 };
 
 struct EngineOptions {

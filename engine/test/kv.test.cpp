@@ -58,22 +58,14 @@ TEST("a page holds a multiple of 16 tokens in the fewest granules that pad at mo
   }
 }
 
-// Two megabytes hold 31 and a half tokens of an 8B in E4M3: all layers in one group would take pages of 20 MiB.
-TEST("on a GPU, layers in 8 bits are two groups where that makes small pages") {
-  struct Shape {
-    const char* name;
-    int layers, kv_heads, head_dim, granules;
-    std::vector<std::pair<int, int>> groups;  // layers, and tokens a page
-  };
-  const std::vector<Shape> shapes = {{"8B", 32, 8, 128, 1, {{31, 32}, {1, 1008}}}, {"70B", 80, 8, 128, 2, {{62, 32}, {18, 112}}}, {"135M", 30, 3, 64, 1, {{30, 176}}}};
-  for (const Shape& shape : shapes) {
-    const KvPlan plan = plan_of(std::vector<int>(static_cast<size_t>(shape.layers)), shape.kv_heads, shape.head_dim, KvElement::e4m3, 2 * mebibyte);
-    CHECK_EQUAL(plan.page_bytes(), shape.granules * 2 * mebibyte);
-    REQUIRE(plan.groups.size() == shape.groups.size(), shape.name, " has ", plan.groups.size(), " groups");
-    for (size_t g = 0; g < plan.groups.size(); g++) {
-      CHECK_EQUAL(plan.groups[g].layers, shape.groups[g].first);
-      CHECK_EQUAL(plan.groups[g].page_tokens, shape.groups[g].second);
-    }
+TEST("on a GPU, a token in 8 bits is half of one in 16, and 32 of an 8B fill its granule") {
+  const std::vector<int> windows(32);
+  const KvPlan eight = plan_of(windows, 8, 128, KvElement::e4m3, 2 * mebibyte), sixteen = plan_of(windows, 8, 128, KvElement::bfloat16, 2 * mebibyte);
+  for (const auto& [plan, tokens] : {std::pair(&eight, 32), std::pair(&sixteen, 16)}) {
+    REQUIRE(plan->group_count() == 1);
+    CHECK_EQUAL(plan->groups[0].page_tokens, tokens);
+    CHECK_EQUAL(plan->page_bytes(), 2 * mebibyte);
+    CHECK_EQUAL(tokens * plan->groups[0].token_bytes(), 2 * mebibyte);
   }
 }
 

@@ -91,6 +91,7 @@ class Bench {
     kv.key_offset = page_tokens * position_bytes(element) * layer;
     kv.value_offset = kv.key_offset + shape.kv_heads * kv.head_bytes;
     kv.slot_bytes = (context + page_tokens - 1) / page_tokens * kv.page_bytes;
+    if (element == KvElement::e4m3) kv.key_scales = kv.value_scales = scales_.get();
     return kv;
   }
 
@@ -143,6 +144,7 @@ class Bench {
   std::unique_ptr<uint8_t, DeviceFree> kv_;
   DeviceArray<__nv_bfloat16> q_, out_;
   DeviceArray<uint8_t> flushed_;
+  DeviceArray<float> scales_ = upload(std::vector<float>(shape.kv_heads, 1));  // of E4M3
   cudaStream_t stream_ = nullptr;
 };
 

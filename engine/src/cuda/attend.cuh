@@ -3,7 +3,6 @@
 // Memory is read in runs: 16 positions of one head, which lie together whatever a page holds. A run has `dims` values a row in shared memory,
 // head_dim rounded up to what a kernel was compiled for; the values beyond are zero, and so are rows of positions that nobody may see. Rows
 // are 16 bytes apart more than they are long, so that the 8 rows that an ldmatrix reads at once lie in different banks.
-// The scales of keys and values in E4M3 lie in what is between rows: those of positions 0 to 7 behind the first row, the others behind the second one.
 // Weights are powers of two, of scores times log2(e). Sources: FlashAttention-2; PTX ISA, mma.m16n8k16 and ldmatrix.
 #pragma once
 
@@ -97,25 +96,18 @@ __device__ __forceinline__ void copy_run(uint32_t to, const uint8_t* run, int he
     copy_or_clear(to + static_cast<uint32_t>(row) * stride + static_cast<uint32_t>(chunk) * 16, run + (row * head_dim + chunk * chunk_values) * Kv::value_bytes,
                   row >= seen.from && row < seen.upto && chunk * chunk_values < head_dim);
   }
-  if constexpr (Kv::has_scales)
-    if (thread < 2) copy_or_clear(to + static_cast<uint32_t>(thread) * stride + dims, run + run_tokens * head_dim + thread * 16, seen.from < run_tokens && seen.upto > 0);
 }
 
-// Where the scale of a position lies, from the corner of runs that follow one another.
-template <int dims>
-__device__ __forceinline__ uint32_t scale_place(int position) {
-  return static_cast<uint32_t>(position / run_tokens * run_tokens + position / 8 % 2) * row_bytes<dims, 1> + dims + static_cast<uint32_t>(position % 8) * 2;
+// What a KV head's keys and values are times what is stored of them.
+template <typename Kv>
+__device__ __forceinline__ float key_scale(const KvRuns& kv, int kv_head) {
+  if constexpr (Kv::is_scaled) return kv.view.key_scales[kv_head];
+  return 1;
 }
-// By their bits; two are of an even position, in the lower half, and the one behind it.
-__device__ __forceinline__ uint32_t load_scale(uint32_t place) {
-  uint16_t bits;
-  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(place) : "memory");
-  return bits;
-}
-__device__ __forceinline__ uint32_t load_scales(uint32_t place) {
-  uint32_t bits;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits) : "r"(place) : "memory");
-  return bits;
+template <typename Kv>
+__device__ __forceinline__ float value_scale(const KvRuns& kv, int kv_head) {
+  if constexpr (Kv::is_scaled) return kv.view.value_scales[kv_head];
+  return 1;
 }
 
 // Four 8 x 8 matrices, of which lanes 8i to 8i + 7 name the rows of the i-th.
@@ -138,11 +130,14 @@ __device__ __forceinline__ float power_of_two(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
 }
+// Scores are what products yield times `key_scale`. Under a cap they become whole here, without one they stay as they are: this is what makes either an
+// exponent of two.
+__device__ __forceinline__ float exponent_factor(float soft_cap, float key_scale) { return soft_cap == 0 ? key_scale * log2_e : log2_e; }
 // tanh by way of a power is as exact as float32 needs; the hardware's own is off by 2^-11.
 template <int count>
-__device__ __forceinline__ void cap_scores(float (&s)[count][4], float soft_cap) {
+__device__ __forceinline__ void cap_scores(float (&s)[count][4], float soft_cap, float key_scale) {
   if (soft_cap == 0) return;
-  const float inverse = 2 * log2_e / soft_cap;
+  const float inverse = key_scale * (2 * log2_e / soft_cap);
 #pragma unroll
   for (auto& fragment : s)
     for (float& each : fragment) each = soft_cap * (1 - __fdividef(2.0f, 1 + power_of_two(each * inverse)));

@@ -1,4 +1,5 @@
-// How keys and values that lie in shared memory become the tensor cores' operands: InBfloat16 as they are, InE4m3 by way of float16, which is exact.
+// How keys and values that lie in shared memory become the tensor cores' operands: InBfloat16 as they are, InE4m3 by way of float16, which is exact. Products
+// are of E4M3 as it is stored: a KV head's scales (KvView) come in with scores and answers, in float32.
 //
 // An ldmatrix of E4M3 brings lane 4g + t the bytes 4t to 4t + 3 of row g, 16 dimensions a row: the pair of an operand's columns 2t and 2t + 1 is dimensions
 // 4t and 4t + 1, the pair of 2t + 8 and 2t + 9 dimensions 4t + 2 and 4t + 3, in keys as in queries (e4m3_query_place). Transposed, it brings two positions of
@@ -27,7 +28,7 @@ struct Operand {
 struct InBfloat16 {
   static constexpr KvElement element = KvElement::bfloat16;
   static constexpr int value_bytes = 2, steps = 1;  // of 16 dimensions that four matrices bring
-  static constexpr bool has_scales = false;
+  static constexpr bool is_scaled = false;
 
   // From four matrices, those of step h. Keys as rows come from [rows 0-7, 8-15] of the left half of 32 bytes, then of the right one; keys as columns from
   // both halves of rows 0-7, then of rows 8-15. Values as rows come, transposed, from matrices that lie across or not as values_across says.
@@ -53,7 +54,7 @@ struct InBfloat16 {
 struct InE4m3 {
   static constexpr KvElement element = KvElement::e4m3;
   static constexpr int value_bytes = 1, steps = 2;
-  static constexpr bool has_scales = true, values_across = false;
+  static constexpr bool is_scaled = true, values_across = false;
 
   __device__ __forceinline__ static uint32_t halves(uint32_t bytes, int is_upper) {
     uint32_t result;
@@ -87,21 +88,6 @@ struct InE4m3 {
   __device__ __forceinline__ static uint32_t pair(float low, float high) {
     const __half2 pair = __floats2half2_rn(low, high);
     return *reinterpret_cast<const uint32_t*>(&pair);
-  }
-};
-
-// Weights are multiplied by their values' scales as float16, where products of small ones would lose their bits: so scales are taken relative to a power of two
-// near the largest of them, and so are the sums of weighted values. Where it changes, these change with it, without rounding.
-struct ScaleUnit {
-  float value = 1;
-
-  __device__ __forceinline__ float inverse() const { return __uint_as_float((254u << 23) - __float_as_uint(value)); }
-  // Yields what sums are multiplied by. `largest` is of a lane's scales, by its bits, which order them as they are not negative.
-  __device__ __forceinline__ float change(uint32_t largest) {
-    const uint32_t bits = __reduce_max_sync(full_warp, largest);
-    const float before = value;
-    if (bits != 0) value = __uint_as_float(__float_as_uint(__half2float(__ushort_as_half(static_cast<uint16_t>(bits)))) & 0x7f800000u);
-    return before * inverse();
   }
 };
 

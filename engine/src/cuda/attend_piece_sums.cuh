@@ -19,9 +19,10 @@ struct WarpSums {
   float o[dims / 16][tiles][4];
   float largest[tiles][2], total[tiles][2];  // times log2(e); a lane's total is of its own positions
   uint32_t q[dims / 16][tiles][2];
-  ScaleUnit unit;  // of o
+  float key_scale;
 
   __device__ __forceinline__ void begin(const AttendTask& task, const PieceItem& item, int lane) {
+    key_scale = millrace::key_scale<Kv>(task.kv, item.kv_head);
 #pragma unroll
     for (int n = 0; n < tiles; n++) {
       const int query = item.first_query + n * 8 + lane / 4;
@@ -53,13 +54,10 @@ struct WarpSums {
         for (int n = 0; n < tiles; n++) Kv::multiply_add(s[n], rows.part, q[d + h][n][0], q[d + h][n][1]);
       }
     }
-    if constexpr (Kv::has_scales) scale_scores(s, keys, lane);
-    cap_scores(s, soft_cap);
-    ValueScales scales;
-    if constexpr (Kv::has_scales) scales = take_scales(values, seen, lane);
+    cap_scores(s, soft_cap, key_scale);
     uint32_t p[tiles][2];
 #pragma unroll
-    for (int n = 0; n < tiles; n++) weigh(s[n], n, seen, lane, scales, p[n]);
+    for (int n = 0; n < tiles; n++) weigh(s[n], n, seen, lane, exponent_factor(soft_cap, key_scale), p[n]);
 #pragma unroll
     for (int d = 0; d < dims / 16; d += Kv::steps) {
       uint32_t v[4];
@@ -73,39 +71,12 @@ struct WarpSums {
     }
   }
 
-  __device__ __forceinline__ static void scale_scores(float (&s)[tiles][4], uint32_t keys, int lane) {
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      const float scale = __half2float(__ushort_as_half(static_cast<uint16_t>(load_scale(keys + scale_place<dims>(lane / 4 + i * 8)))));
-#pragma unroll
-      for (int n = 0; n < tiles; n++) s[n][2 * i] *= scale, s[n][2 * i + 1] *= scale;
-    }
-  }
-
-  // Of the values of a lane's positions g and g + 8, 0 where these are not seen; and what sums so far are multiplied by.
-  struct ValueScales {
-    float scale[2] = {1, 1}, kept = 1;
-  };
-  __device__ __forceinline__ ValueScales take_scales(uint32_t values, Seen seen, int lane) {
-    uint32_t bits[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      const int position = lane / 4 + i * 8;
-      bits[i] = load_scale(values + scale_place<dims>(position));
-      if (position < seen.from || position >= seen.upto) bits[i] = 0;
-    }
-    ValueScales scales;
-    scales.kept = unit.change(max(bits[0], bits[1]));
-    for (int i = 0; i < 2; i++) scales.scale[i] = __half2float(__ushort_as_half(static_cast<uint16_t>(bits[i]))) * unit.inverse();
-    return scales;
-  }
-
-  // Scores become weights, as the operand of the second product, and all sums so far relative to the largest score.
-  __device__ __forceinline__ void weigh(float (&s)[4], int n, Seen seen, int lane, const ValueScales& scales, uint32_t (&p)[2]) {
+  // Scores, times `factor`, become weights, as the operand of the second product, and all sums so far relative to the largest score.
+  __device__ __forceinline__ void weigh(float (&s)[4], int n, Seen seen, int lane, float factor, uint32_t (&p)[2]) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int position = lane / 4 + i / 2 * 8;
-      s[i] = position >= seen.from && position < seen.upto ? s[i] * log2_e : -INFINITY;
+      s[i] = position >= seen.from && position < seen.upto ? s[i] * factor : -INFINITY;
     }
     float kept[2];
 #pragma unroll
@@ -120,9 +91,9 @@ struct WarpSums {
     }
 #pragma unroll
     for (int d = 0; d < dims / 16; d++)
-      for (int i = 0; i < 4; i++) o[d][n][i] *= kept[i % 2] * scales.kept;
+      for (int i = 0; i < 4; i++) o[d][n][i] *= kept[i % 2];
     for (int i = 0; i < 2; i++) {
-      const uint32_t pair = Kv::pair(s[2 * i] * scales.scale[i], s[2 * i + 1] * scales.scale[i]);
+      const uint32_t pair = Kv::pair(s[2 * i], s[2 * i + 1]);
       asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(p[i]) : "r"(pair));
     }
   }

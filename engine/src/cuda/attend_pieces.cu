@@ -88,7 +88,6 @@ struct Told {
   bool is_last;
 
   __device__ __forceinline__ void leave(const WarpSums<Kv, dims, tiles>& mine, uint32_t place, int warp, int lane) {
-    const float unit = Kv::has_scales ? mine.unit.value : 1;
     auto* fragments = reinterpret_cast<float4*>(rings + place);
     __syncwarp();  // the run that was there is read
 #pragma unroll
@@ -96,7 +95,7 @@ struct Told {
 #pragma unroll
       for (int d = 0; d < dims / 16; d++) {
         const float(&o)[4] = mine.o[d][n];
-        fragments[(d * tiles + n) * 32 + lane] = make_float4(o[0] * unit, o[1] * unit, o[2] * unit, o[3] * unit);
+        fragments[(d * tiles + n) * 32 + lane] = make_float4(o[0], o[1], o[2], o[3]);
       }
 #pragma unroll
       for (int i = 0; i < 2; i++) {
@@ -112,6 +111,7 @@ struct Told {
   __device__ __forceinline__ void combine(const AttendTask& task, const PieceItem& item, int warp, int lane) const {
     const int width = task.shape.head_dim;
     const bool is_answer = item.live == 1;
+    const float scale = value_scale<Kv>(task.kv, item.kv_head);
     for (int n = 0; n < tiles; n++) {
       float factors[Form::warps][2], most[2], all[2];
       int heads[2];
@@ -138,9 +138,9 @@ struct Told {
           const int head = heads[i % 2], dim = d * 16 + Kv::dimension(lane / 4, i / 2);
           if (head < 0) continue;
           if (is_answer)
-            store_value(task.out + item.token * task.out_stride + static_cast<int64_t>(head) * width + dim, sum[i] * most[i % 2], task.as);
+            store_value(task.out + item.token * task.out_stride + static_cast<int64_t>(head) * width + dim, sum[i] * scale * most[i % 2], task.as);
           else
-            partial_of(task, item.piece, head)[2 + dim] = sum[i];
+            partial_of(task, item.piece, head)[2 + dim] = sum[i] * scale;
         }
       }
       if (is_answer || warp != 0 || lane >= 4) continue;

@@ -91,9 +91,10 @@ struct RowSums {
   static constexpr int blocks = Form::warp_rows / 16, columns = dims / Form::halves;
   float o[blocks][columns / 8][4];
   float largest[blocks][2], total[blocks][2];  // a lane's total is of its own positions
-  ScaleUnit unit;                              // of o
+  float key_scale;
 
-  __device__ __forceinline__ void begin() {
+  __device__ __forceinline__ void begin(float scale) {
+    key_scale = scale;
 #pragma unroll
     for (int b = 0; b < blocks; b++) {
       for (int i = 0; i < 2; i++) largest[b][i] = -INFINITY, total[b][i] = 0;
@@ -102,24 +103,19 @@ struct RowSums {
     }
   }
 
-  // Adds the stage's positions, from `begin` on, of which the block sees `seen`. `queries`, `keys` and `values` are corners of what the warp reads, of values but
-  // for `first_column`, and `position` has its rows'.
-  __device__ __forceinline__ void add(uint32_t queries, uint32_t keys, uint32_t values, int first_column, const int* position, int begin, Seen seen, const AttendShape& shape,
-                                      int lane) {
+  // Adds the stage's positions, from `begin` on. `queries`, `keys` and `values` are corners of what the warp reads, of values but for `first_column`, and `position`
+  // has its rows'.
+  __device__ __forceinline__ void add(uint32_t queries, uint32_t keys, uint32_t values, int first_column, const int* position, int begin, const AttendShape& shape, int lane) {
     const int first = position[0], last = position[Form::warp_rows - 1];
     if (begin > last || begin + Form::positions <= first_seen(first, shape.window)) return;
     float s[blocks][Form::positions / 8][4] = {};
     score(s, queries, keys, lane);
-    if constexpr (Kv::has_scales) scale_scores(s, keys, lane);
     const bool masks = begin < first_seen(last, shape.window) || begin + Form::positions > first + 1;
-    uint32_t scales[Form::positions / 8];
-    float kept = 1;
-    if constexpr (Kv::has_scales) kept = take_scales(scales, values, seen, lane);
 #pragma unroll
     for (int b = 0; b < blocks; b++) {
-      cap_scores(s[b], shape.soft_cap);
+      cap_scores(s[b], shape.soft_cap, key_scale);
       if (masks) mask(s[b], position + b * 16 + lane / 4, begin + lane % 4 * 2, shape.window);
-      weigh(s[b], b, kept);
+      weigh(s[b], b, exponent_factor(shape.soft_cap, key_scale));
     }
 
     const uint32_t value_row = values + static_cast<uint32_t>(first_column * Kv::value_bytes) + lane_row<Form::stride>(lane, false);
@@ -128,10 +124,7 @@ struct RowSums {
       uint32_t p[blocks][4];
 #pragma unroll
       for (int b = 0; b < blocks; b++)
-        for (int i = 0; i < 4; i++) {
-          p[b][i] = Kv::pair(s[b][2 * n + i / 2][i % 2 * 2], s[b][2 * n + i / 2][i % 2 * 2 + 1]);
-          if constexpr (Kv::has_scales) p[b][i] = product(p[b][i], scales[2 * n + i / 2]);
-        }
+        for (int i = 0; i < 4; i++) p[b][i] = Kv::pair(s[b][2 * n + i / 2][i % 2 * 2], s[b][2 * n + i / 2][i % 2 * 2 + 1]);
 #pragma unroll
       for (int d = 0; d < columns / 16; d += Kv::steps) {
         uint32_t v[4];
@@ -175,39 +168,6 @@ struct RowSums {
     }
   }
 
-  __device__ __forceinline__ static float2 floats_of(uint32_t pair) { return __half22float2(*reinterpret_cast<const __half2*>(&pair)); }
-  __device__ __forceinline__ static uint32_t product(uint32_t a, uint32_t b) {
-    const __half2 pair = __hmul2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
-    return *reinterpret_cast<const uint32_t*>(&pair);
-  }
-
-  __device__ __forceinline__ static void scale_scores(float (&s)[blocks][Form::positions / 8][4], uint32_t keys, int lane) {
-    const uint32_t lane_keys = keys + static_cast<uint32_t>(lane % 4) * 4;
-#pragma unroll
-    for (int n = 0; n < Form::positions / 8; n++) {
-      const float2 by = floats_of(load_scales(lane_keys + scale_place<dims>(n * 8)));
-      for (auto& block : s) block[n][0] *= by.x, block[n][1] *= by.y, block[n][2] *= by.x, block[n][3] *= by.y;
-    }
-  }
-
-  // Scales of the lane's pairs of values, relative to o's unit, 0 where these are not seen. Yields what o is multiplied by.
-  __device__ __forceinline__ float take_scales(uint32_t (&scales)[Form::positions / 8], uint32_t values, Seen seen, int lane) {
-    const uint32_t lane_values = values + static_cast<uint32_t>(lane % 4) * 4;
-    uint32_t largest = 0;
-#pragma unroll
-    for (int n = 0; n < Form::positions / 8; n++) {
-      const int position = n * 8 + lane % 4 * 2;
-      scales[n] = load_scales(lane_values + scale_place<dims>(n * 8));
-      if (position < seen.from || position >= seen.upto) scales[n] &= 0xffff0000u;
-      if (position + 1 < seen.from || position + 1 >= seen.upto) scales[n] &= 0xffffu;
-      largest = max(largest, max(scales[n] & 0xffffu, scales[n] >> 16));
-    }
-    const float kept = unit.change(largest), inverse = unit.inverse();
-#pragma unroll
-    for (uint32_t& each : scales) each = Kv::pair(floats_of(each).x * inverse, floats_of(each).y * inverse);
-    return kept;
-  }
-
   // Of two rows, which are 8 apart; `first` is the first of the lane's positions.
   __device__ __forceinline__ static void mask(float (&s)[Form::positions / 8][4], const int* position, int first, int window) {
 #pragma unroll
@@ -220,27 +180,27 @@ struct RowSums {
     }
   }
 
-  // Scores become weights, and all sums so far relative to the largest score; o is multiplied by `unit_kept` beside. A row that has seen nothing yet has weights
-  // of 0.
-  __device__ __forceinline__ void weigh(float (&s)[Form::positions / 8][4], int b, float unit_kept) {
+  // Scores, times `factor`, become weights, and all sums so far relative to the largest score. A row that has seen nothing yet has weights of 0.
+  __device__ __forceinline__ void weigh(float (&s)[Form::positions / 8][4], int b, float factor) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       float raised = largest[b][h];
       for (const auto& fragment : s) raised = fmaxf(raised, fmaxf(fragment[2 * h], fragment[2 * h + 1]));
       for (int distance = 1; distance < 4; distance *= 2) raised = fmaxf(raised, __shfl_xor_sync(full_warp, raised, distance));
-      const float base = raised == -INFINITY ? 0 : raised * log2_e, kept = power_of_two(largest[b][h] * log2_e - base);
+      const float base = raised == -INFINITY ? 0 : raised * factor, kept = power_of_two(largest[b][h] * factor - base);
       largest[b][h] = raised;
       float sum = 0;
       for (auto& fragment : s)
-        for (int i = 2 * h; i < 2 * h + 2; i++) sum += fragment[i] = power_of_two(fragment[i] * log2_e - base);
+        for (int i = 2 * h; i < 2 * h + 2; i++) sum += fragment[i] = power_of_two(fragment[i] * factor - base);
       total[b][h] = total[b][h] * kept + sum;
-      for (auto& fragment : o[b]) fragment[2 * h] *= kept * unit_kept, fragment[2 * h + 1] *= kept * unit_kept;
+      for (auto& fragment : o[b]) fragment[2 * h] *= kept, fragment[2 * h + 1] *= kept;
     }
   }
 
   // The answer, or of a divided tile the partial result.
   __device__ __forceinline__ void store(const AttendTask& task, const TileItem& item, int row, int first_column, int lane) {
     const bool is_part = task.step.tile_chunk_tokens > 0;
+    const float scale = value_scale<Kv>(task.kv, item.kv_head), to_exponent = exponent_factor(task.shape.soft_cap, key_scale);
 #pragma unroll
     for (int b = 0; b < blocks; b++)
 #pragma unroll
@@ -250,15 +210,15 @@ struct RowSums {
         const int packed = item.first_row + row + b * 16 + h * 8 + lane / 4;
         if (packed >= item.rows) continue;
         const int token = item.token + packed / task.group, head = item.kv_head * task.group + packed % task.group;
-        const float most = largest[b][h] * log2_e, factor = (is_part ? 1 : answer_factor(most, sum, task.shape.sinks, head)) * (Kv::has_scales ? unit.value : 1);
+        const float most = largest[b][h] * to_exponent, factor = (is_part ? 1 : answer_factor(most, sum, task.shape.sinks, head)) * scale;
         float* partial = is_part ? partial_of(task, task.step.tokens[token].partial + item.chunk, head) : nullptr;
         if (is_part && first_column == 0 && lane % 4 == 0) *reinterpret_cast<float2*>(partial) = {most, sum};
         __nv_bfloat16* answer = task.out + token * task.out_stride + static_cast<int64_t>(head) * task.shape.head_dim;
 #pragma unroll
         for (int n = 0; n < columns / 8; n++) {
           // Of each 16 dimensions, two operands have 8 each, and a lane two neighbours of either; or, in E4M3, the even ones and the odd ones, and a lane four.
-          const int i = n % 2, even = n - i, dim = first_column + even * 8 + (Kv::has_scales ? lane % 4 * 4 + i * 2 : i * 8 + lane % 4 * 2);
-          const float low = Kv::has_scales ? o[b][even][2 * h + i] : o[b][n][2 * h], high = Kv::has_scales ? o[b][even + 1][2 * h + i] : o[b][n][2 * h + 1];
+          const int i = n % 2, even = n - i, dim = first_column + even * 8 + (Kv::is_scaled ? lane % 4 * 4 + i * 2 : i * 8 + lane % 4 * 2);
+          const float low = Kv::is_scaled ? o[b][even][2 * h + i] : o[b][n][2 * h], high = Kv::is_scaled ? o[b][even + 1][2 * h + i] : o[b][n][2 * h + 1];
           if (dim >= task.shape.head_dim) continue;
           if (is_part)
             *reinterpret_cast<float2*>(partial + 2 + dim) = {low * factor, high * factor};
@@ -292,15 +252,14 @@ __global__ void __launch_bounds__(TileForm<Kv, dims>::threads, TileForm<Kv, dims
   }
 
   RowSums<Kv, dims> mine;
-  mine.begin();
+  mine.begin(key_scale<Kv>(task.kv, item.kv_head));
   for (; begin < item.upto; begin += Form::positions) {
     wait_for_copies<0>();
     __syncthreads();  // all threads' copies have come, and all warps have read the other stage
     if (const int next = begin + Form::positions; next < item.upto) copy_stage<Kv, dims>(task, item, next, stage(next));
     end_copies();
     const uint32_t keys = stage(begin);
-    mine.add(queries + static_cast<uint32_t>(row) * row_bytes<dims>, keys, keys + Form::half_bytes, first_column, position + row, begin, {item.from - begin, item.upto - begin},
-             task.shape, lane);
+    mine.add(queries + static_cast<uint32_t>(row) * row_bytes<dims>, keys, keys + Form::half_bytes, first_column, position + row, begin, task.shape, lane);
   }
   mine.store(task, tile_item<Form::rows>(task), row, first_column, lane);  // looked up again, not to be kept in registers
 }

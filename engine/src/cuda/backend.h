@@ -42,6 +42,7 @@ class CudaBackend final : public Backend {
   void share_norms();
   void tell_readers();
   void reserve();
+  void find_kv_scales();
   void reserve_experts(const CudaExperts& op);
   void upload_history(const Plan& plan);
   void run_eagerly(const Plan& plan, const StepRoom& needed);
@@ -102,6 +103,7 @@ class CudaBackend final : public Backend {
   uint64_t begun_ = 0, finished_ = 0;        // steps
   std::unique_ptr<CudaWeights> weights_;
   std::vector<CudaOperator> operators_;
+  DeviceArray<float> kv_scales_;             // [layers][of keys, of values][kv_heads], where these are E4M3
   std::unique_ptr<BlasLt> blas_;
   MatrixWork work_;
   std::unique_ptr<StepBuffer> step_;

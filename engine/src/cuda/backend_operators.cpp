@@ -65,7 +65,27 @@ KvView CudaBackend::kv_of(int layer) const {
   kv.head_bytes = layout.head_bytes();
   kv.page_tokens = layout.page_tokens;
   kv.element = layout.element;
+  if (kv_scales_.count() > 0) kv.key_scales = kv_scales_.get() + 2 * layer * config_.kv_heads, kv.value_scales = kv.key_scales + config_.kv_heads;
   return kv;
+}
+
+// Of keys and values in E4M3.
+void CudaBackend::find_kv_scales() {
+  if (slots_.plan().groups[0].element != KvElement::e4m3) return;
+  kv_scales_ = DeviceArray<float>(2 * static_cast<size_t>(config_.layers) * static_cast<size_t>(config_.kv_heads));
+  for (const CudaOperator& each : operators_) {
+    const auto* op = std::get_if<CudaQkv>(&each);
+    if (op == nullptr) continue;
+    const DeviceRope& rope = ropes_[static_cast<size_t>(op->rope)];
+    KvScalesTask task{.w = op->linear.weight, .bias = op->linear.bias, .norm = op->norm, .k_norm = op->k_norm, .columns = config_.hidden};
+    task.heads = config_.heads;
+    task.kv_heads = config_.kv_heads;
+    task.head_dim = config_.head_dim;
+    task.turn_factor = rope.pairs > 0 ? rope.factor : 0;
+    task.key_scales = kv_scales_.get() + 2 * op->layer * config_.kv_heads;
+    task.value_scales = task.key_scales + config_.kv_heads;
+    scale_kv(stream_, task);
+  }
 }
 
 void CudaBackend::run_operator(const StepView& step, const CudaQkv& op) {

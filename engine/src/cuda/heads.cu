@@ -1,8 +1,7 @@
 // Between the matrix of q, k and v and attention: norms of q and k, RoPE, the query's scale, and keys and values into KV memory. A block has
 // one token and one KV head with the queries that share it, a warp one head at a time: pairs of
-// neighbours of the first half of what is turned, of the second half, and of what is not turned. Keys and values in E4M3 wait in shared memory until the
-// warp knows the largest of them.
-// Bytes: (heads + 2 kv_heads) * head_dim * (4 read + 2 written) for each token; of keys and values in E4M3, 1 written and 2 a head.
+// neighbours of the first half of what is turned, of the second half, and of what is not turned.
+// Bytes: (heads + 2 kv_heads) * head_dim * (4 read + 2 written) for each token; of keys and values in E4M3, 1 written.
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
@@ -15,8 +14,8 @@
 namespace millrace {
 namespace {
 
-constexpr int head_warps_max = 8, head_dim_max = 512;
-constexpr float e4m3_max = 448, half_max = 65504;
+constexpr int head_warps_max = 8;
+constexpr float half_max = 65504;
 
 // A norm over all heads' width has one factor for the token; see whole_factor.
 struct HeadNorm {
@@ -72,18 +71,15 @@ struct ToHalf {
   }
   __device__ void one(int i, float value) { reinterpret_cast<__half*>(out)[e4m3_query_place(i)] = __float2half_rn(fminf(fmaxf(value, -half_max), half_max)); }
 };
-struct ToShared {
-  float* out;
-  float largest = 0;  // of what the lane left
+// A key or value in E4M3, likewise.
+struct ToE4m3 {
+  uint8_t* out;
+  float inverse;  // of the head's scale
 
   __device__ void pair(int i, float first, float second) {
-    *reinterpret_cast<float2*>(out + i) = {first, second};
-    largest = fmaxf(largest, fmaxf(fabsf(first), fabsf(second)));
+    *reinterpret_cast<uint16_t*>(out + i) = __nv_cvt_float2_to_fp8x2({first * inverse, second * inverse}, __NV_SATFINITE, __NV_E4M3);
   }
-  __device__ void one(int i, float value) {
-    out[i] = value;
-    largest = fmaxf(largest, fabsf(value));
-  }
+  __device__ void one(int i, float value) { out[i] = __nv_cvt_float_to_fp8(value * inverse, __NV_SATFINITE, __NV_E4M3); }
 };
 
 // values [head_dim] go where `to` says. `turns` is of the token's position; null: nothing is turned.
@@ -119,27 +115,11 @@ __device__ void finish_head(const HeadNorm& norm, const float* values, int head,
   }
 }
 
-// Where the 16 positions begin that a token is one of, in a KV head's keys or values.
-__device__ uint8_t* kv_tile(const KvView& kv, const StepToken& token, int kv_head, int head_dim, int64_t offset) {
+// Where a token's key or value lies.
+template <KvElement element>
+__device__ uint8_t* kv_place(const KvView& kv, const StepToken& token, int kv_head, int head_dim, int64_t offset) {
   uint8_t* page = kv.base + token.slot * kv.slot_bytes + token.position / kv.page_tokens * kv.page_bytes + kv_head * kv.head_bytes;
-  return page + offset + token.position % kv.page_tokens / tile_tokens * tile_bytes_of(kv.element, head_dim);
-}
-
-// The warp's values [head_dim], in E4M3, as row `row` of a tile, and their scale.
-__device__ void store_e4m3(const ToShared& from, int head_dim, uint8_t* tile, int row) {
-  float largest = from.largest;
-  for (int distance = 16; distance > 0; distance /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, distance));
-  const __half scale = __float2half_ru(fminf(largest / e4m3_max, half_max));
-  const float inverse = largest > 0 ? 1 / __half2float(scale) : 0;
-  __syncwarp();  // what other lanes left is there
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int i = 4 * lane; i < head_dim; i += 128) {
-    const float4 x = *reinterpret_cast<const float4*>(from.out + i);
-    const uint32_t low = __nv_cvt_float2_to_fp8x2({x.x * inverse, x.y * inverse}, __NV_SATFINITE, __NV_E4M3);
-    const uint32_t high = __nv_cvt_float2_to_fp8x2({x.z * inverse, x.w * inverse}, __NV_SATFINITE, __NV_E4M3);
-    *reinterpret_cast<uint32_t*>(tile + row * head_dim + i) = low | high << 16;
-  }
-  if (lane == 0) reinterpret_cast<__half*>(tile + tile_tokens * head_dim)[row] = scale;
+  return page + offset + token.position % kv.page_tokens * head_dim * bytes_of(element);
 }
 
 template <KvElement element>
@@ -147,25 +127,20 @@ __device__ void finish_query(const HeadNorm& norm, const float* values, int head
   std::conditional_t<element == KvElement::e4m3, ToHalf, ToBfloat16> to{out};
   finish_head(norm, values, head, task.head_dim, task.rope, turns, task.query_scale, to);
 }
-// A key or a value, with room for it in shared memory.
+// A key or a value. `scales` are of E4M3 alone.
 template <KvElement element>
-__device__ void keep_head(const HeadNorm& norm, const float* values, int kv_head, const HeadsTask& task, const float2* turns, const StepToken& token, int64_t offset,
-                          float* room) {
-  uint8_t* tile = kv_tile(task.kv, token, kv_head, task.head_dim, offset);
-  const int row = token.position % tile_tokens;
+__device__ void keep_head(const HeadNorm& norm, const float* values, int kv_head, const HeadsTask& task, const float2* turns, uint8_t* place, const float* scales) {
   if constexpr (element == KvElement::e4m3) {
-    ToShared to{room};
+    ToE4m3 to{place, 1 / scales[kv_head]};
     finish_head(norm, values, kv_head, task.head_dim, task.rope, turns, 1, to);
-    store_e4m3(to, task.head_dim, tile, row);
   } else {
-    ToBfloat16 to{reinterpret_cast<__nv_bfloat16*>(tile) + row * task.head_dim};
+    ToBfloat16 to{reinterpret_cast<__nv_bfloat16*>(place)};
     finish_head(norm, values, kv_head, task.head_dim, task.rope, turns, 1, to);
   }
 }
 
 template <KvElement element>
 __global__ void heads_kernel(StepView step, HeadsTask task) {
-  __shared__ __align__(16) float rooms[2][element == KvElement::e4m3 ? head_dim_max : 4];  // of the key and of the value
   __shared__ float partial[32];
   let_next_begin();
   wait_for_previous();
@@ -178,6 +153,7 @@ __global__ void heads_kernel(StepView step, HeadsTask task) {
   const HeadNorm q_norm{&task.q_norm, whole_factor(task.q_norm, q, head_dim, partial)}, k_norm{&task.k_norm, whole_factor(task.k_norm, k, head_dim, partial)};
   const float2* turns = task.rope.turns + static_cast<int64_t>(t) * task.rope.pairs;
   const auto values_of = [&](const float* of, int head) { return of + static_cast<int64_t>(head) * head_dim; };
+  const auto place_of = [&](int64_t offset) { return kv_place<element>(task.kv, token, kv_head, head_dim, offset); };
 
   const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
   for (int i = warp; i < group + 2; i += warps) {
@@ -185,9 +161,9 @@ __global__ void heads_kernel(StepView step, HeadsTask task) {
       const int head = kv_head * group + i;
       finish_query<element>(q_norm, values_of(q, head), head, task, turns, task.q + (static_cast<int64_t>(t) * task.heads + head) * head_dim);
     } else if (i == group) {
-      keep_head<element>(k_norm, values_of(k, kv_head), kv_head, task, turns, token, task.kv.key_offset, rooms[0]);
+      keep_head<element>(k_norm, values_of(k, kv_head), kv_head, task, turns, place_of(task.kv.key_offset), task.kv.key_scales);
     } else {
-      keep_head<element>({}, values_of(v, kv_head), kv_head, task, nullptr, token, task.kv.value_offset, rooms[1]);
+      keep_head<element>({}, values_of(v, kv_head), kv_head, task, nullptr, place_of(task.kv.value_offset), task.kv.value_scales);
     }
   }
 }

@@ -81,15 +81,16 @@ constexpr int stream_tokens_max = 64;
 void matmul_stream(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const MatmulOutput& output);
 
 // One layer's keys and values, of all slots. The first byte of a position's key is
-//   base + slot * slot_bytes + position / page_tokens * page_bytes + key_offset + head * head_bytes + position % page_tokens * head_dim * 2
-// and of its value likewise with value_offset. page_tokens is a multiple of 16; only pages up to the row's last position are mapped. That is of bfloat16. Of E4M3, 16
-// positions are 16 * head_dim bytes, and then for each a float16 scale, the least with which no value is more than 448 times it.
+//   base + slot * slot_bytes + position / page_tokens * page_bytes + key_offset + head * head_bytes + position % page_tokens * head_dim * bytes_of(element)
+// and of its value likewise with value_offset. page_tokens is a multiple of 16; only pages up to the row's last position are mapped. Keys and values in E4M3 are what
+// is stored times their head's scale, a power of two (kv_scales.cu).
 struct KvView {
   uint8_t* base = nullptr;
   int64_t slot_bytes = 0, page_bytes = 0;
   int64_t key_offset = 0, value_offset = 0, head_bytes = 0;
   int page_tokens = 0;
   KvElement element = KvElement::bfloat16;
+  const float *key_scales = nullptr, *value_scales = nullptr;  // [kv_heads], of E4M3 alone
 };
 
 // Queries that are multiplied by keys in E4M3 are float16, in the same 16 bits, and of each 16 dimensions lie as 0 1 4 5 8 9 12 13 2 3 6 7 10 11 14 15: where this

@@ -73,6 +73,21 @@ struct HeadsTask {
 };
 void finish_heads(cudaStream_t stream, const StepView& step, const HeadsTask& task);
 
+// kv_scales.cu: for each KV head of a layer a power of two with which no key, and one with which no value, is more than 448 times it, whatever the tokens: as the
+// weights bound them, behind a norm of the layer's input or of the keys. Without a norm, an input is taken to have a root mean square of up to unnormed_rms; only
+// values that so exceed what the weights bound may be cut off at 448 times the scale. Up to 2.2 times what the bound asks for, 3.1 times where a RoPE turns keys.
+constexpr float unnormed_rms = 4;
+struct KvScalesTask {
+  DeviceMatrix w;               // [(heads + 2 kv_heads) * head_dim][columns], q rows, k rows, v rows
+  const float* bias = nullptr;  // of its rows, or none
+  DeviceNorm norm, k_norm;      // of x, of w.columns or fewer without padding; of keys, as HeadsTask has it
+  int columns = 0;              // of w, without padding
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  float turn_factor = 0;        // that the turns of a key's RoPE have; 0: nothing is turned
+  float *key_scales = nullptr, *value_scales = nullptr;  // [kv_heads]
+};
+void scale_kv(cudaStream_t stream, const KvScalesTask& task);
+
 // gate.cu: out = activation(gate) * up, of wide [tokens][ffn gate values, ffn up values], or activation(up) of [tokens][ffn]; bias is as wide.
 struct GateTask {
   const void* wide = nullptr;  // float32, or bfloat16

@@ -6,12 +6,10 @@
 //     base of (slot, group) + (position / T) * page bytes + offset(layer in its group, key or value, head)
 //
 // and attention needs no block table. Inside a page: [layer][k|v][kv head], then for values [token][dim], and for keys on a CPU
-// [tile of 16 tokens][dim][16], so that one load brings one dimension of 16 tokens; on a GPU [token][dim], as its matrix units want them. In
-// 8 bits, a tile's elements are followed by a float16 scale for each of its 16 tokens, since a token must be quantized by itself: what comes
-// after it may not change its bits.
-//
-// A GPU's granules are 2 MiB, a power of two as most models' tokens are, and scales make these a little larger: of all layers of an 8B, pages that pad little
-// would be 20 MiB. So its layers in 8 bits may be two groups for each window: 31 layers of 32 tokens and the last one of 1,008 fill 2 MiB each.
+// [tile of 16 tokens][dim][16], so that one load brings one dimension of 16 tokens; on a GPU [token][dim], as its matrix units want them. A
+// CPU's 8 bits are followed, tile by tile, by a float16 scale for each of the 16 tokens, since a token must be quantized by itself: what comes
+// after it may not change its bits. A GPU's, E4M3, have their scales from the weights alone (cuda/kv_scales.cu) and none in a page: so 32 tokens of
+// an 8B are 2 MiB, as much as a GPU's granule.
 #pragma once
 
 #include <cstdint>
@@ -25,10 +23,9 @@ constexpr int tile_tokens = 16;
 // A CPU keeps the first three, a GPU the others.
 enum class KvElement : uint8_t { float16, float32, int8, bfloat16, e4m3 };
 
-constexpr bool has_scales(KvElement element) { return element == KvElement::int8 || element == KvElement::e4m3; }
-constexpr int bytes_of(KvElement element) { return has_scales(element) ? 1 : element == KvElement::float32 ? 4 : 2; }
+constexpr int bytes_of(KvElement element) { return element == KvElement::int8 || element == KvElement::e4m3 ? 1 : element == KvElement::float32 ? 4 : 2; }
 // One head's keys or values of 16 tokens.
-constexpr int64_t tile_bytes_of(KvElement element, int head_dim) { return int64_t{tile_tokens} * (head_dim * bytes_of(element) + (has_scales(element) ? 2 : 0)); }
+constexpr int64_t tile_bytes_of(KvElement element, int head_dim) { return int64_t{tile_tokens} * (head_dim * bytes_of(element) + (element == KvElement::int8 ? 2 : 0)); }
 
 // Of one group.
 struct KvLayout {

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "cuda/kernels.h"
@@ -25,6 +24,7 @@ constexpr double error_max = 0.01;
 constexpr int heads_checked = 2, tokens_checked = 12;  // of each token and of each row
 constexpr uint16_t poison = 0xffff;                    // a NaN, as float16, and as two of E4M3, too
 constexpr int spare_pieces = 5;
+constexpr float small_scale = 0x1p-7f;
 
 struct Form {
   int heads = 8, kv_heads = 2, head_dim = 128, page_tokens = 16, chunk_tokens = 128;
@@ -58,10 +58,15 @@ class Scene {
     kv_.page_bytes = kv_.value_offset + form.kv_heads * kv_.head_bytes + 96;
     kv_.slot_bytes = kv_.page_bytes * (pages + 1) + 128;
     memory_.assign(static_cast<size_t>(kv_.slot_bytes) * (rows.size() + 1) / 2, poison);
-    for (size_t r = 0; r < rows.size(); r++) add_row(r);
-    tokens_.push_back({});
     Random random(99);
     for (int head = 0; head < form.heads; head++) sinks_.push_back(2 * random.normal());
+    // Of E4M3: keys of a random byte have a size of about 1 with either, and values any.
+    for (int head = 0; head < form.kv_heads; head++) {
+      key_scales_.push_back(random.chance(0.5) ? small_scale : 2);
+      value_scales_.push_back(std::ldexp(1.0f, random.between(-40, 20)));
+    }
+    for (size_t r = 0; r < rows.size(); r++) add_row(r);
+    tokens_.push_back({});
   }
 
   // Runs the step; results are [tokens][width].
@@ -79,6 +84,8 @@ class Scene {
                         .tiles_max = tile_count + 3, .chunk_tokens = form_.chunk_tokens, .tile_chunk_tokens = form_.tile_chunk_tokens};
     KvView kv = kv_;
     kv.base = reinterpret_cast<uint8_t*>(memory.get());
+    const auto key_scales = upload(key_scales_), value_scales = upload(value_scales_);
+    if (form_.element == KvElement::e4m3) kv.key_scales = key_scales.get(), kv.value_scales = value_scales.get();
     const AttendShape shape{form_.heads, form_.kv_heads, form_.head_dim, form_.window, form_.soft_cap, form_.has_sinks ? sinks.get() : nullptr};
     const auto out = upload(std::vector<uint16_t>(tokens_.size() * static_cast<size_t>(out_stride_), poison));
     const auto partials = upload(std::vector<float>(static_cast<size_t>((step.pieces_max + tile_partials_) * form_.heads * (2 + form_.head_dim)), NAN));
@@ -168,24 +175,18 @@ class Scene {
       }
     });
   }
-  // Any bytes that are numbers, of keys up to 2. Scales of values differ by up to 2^7, some are 0, and all of a row's may be so small that float16 has few bits for
-  // them, or so large that values would be none of float16.
+  // Any bytes that are numbers, but of keys with a large scale up to 2.
   void fill_e4m3(size_t r, Random& random) {
-    const float magnitude = std::ldexp(1.0f, random.between(0, 2) * 12 - 22);
     fill_seen(r, [&](int position, int head, bool is_value) {
-      uint16_t* to = tile(r, position, head, is_value);
-      auto* bytes = reinterpret_cast<uint8_t*>(to) + position % tile_tokens * form_.head_dim;
+      auto* bytes = reinterpret_cast<uint8_t*>(tile(r, position, head, is_value)) + position % tile_tokens * form_.head_dim;
+      const int mask = is_value || key_scales_[static_cast<size_t>(head)] == small_scale ? 0xff : 0xbf;
       for (int d = 0; d < form_.head_dim; d += 4) {
         const uint64_t drawn = random.next();
         for (int j = 0; j < 4; j++) {
-          const auto byte = static_cast<uint8_t>(drawn >> 16 * j & (is_value ? 0xff : 0xbf));
+          const auto byte = static_cast<uint8_t>(drawn >> 16 * j & static_cast<uint64_t>(mask));
           bytes[d + j] = (byte & 0x7f) == 0x7f ? 0 : byte;
         }
       }
-      const float factor = static_cast<float>(1 + random.between(0, 1000) / 1000.0);
-      const float scale = !is_value ? factor : random.chance(0.02) ? 0 : magnitude * factor * std::ldexp(1.0f, random.between(0, 6));
-      const __half rounded = __float2half_rn(scale);
-      std::memcpy(to + tile_tokens * form_.head_dim / 2 + position % tile_tokens, &rounded, sizeof(rounded));
     });
   }
 
@@ -204,7 +205,7 @@ class Scene {
       for (int d = 0; d < n; d++) values.push_back(float_of(from[row * n + d]));
       return values;
     }
-    const double scale = __half2float(__ushort_as_half(from[tile_tokens * n / 2 + row]));
+    const double scale = (is_value ? value_scales_ : key_scales_)[static_cast<size_t>(head)];
     for (int d = 0; d < n; d++) values.push_back(scale * test::e4m3_of(reinterpret_cast<const uint8_t*>(from)[row * n + d]));
     return values;
   }
@@ -281,7 +282,7 @@ class Scene {
   std::vector<AttendTile> tiles_;
   std::vector<int> first_token_;  // of each row
   int tile_partials_ = 0;
-  std::vector<float> sinks_;
+  std::vector<float> sinks_, key_scales_, value_scales_;
 };
 
 constexpr int page_sizes[] = {16, 32, 80, 176, 1024}, chunk_sizes[] = {128, 128, 16, 48, 256, 1024};

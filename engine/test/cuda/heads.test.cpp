@@ -87,21 +87,21 @@ TEST("heads are normed, turned, scaled and stored where attention finds them") {
 
 namespace {
 
-// One token's heads with given numbers, in memory of one page of two tiles.
+constexpr int page_tokens = 32;
+
+// One token's heads with given numbers, in memory of one page.
 struct HeadsCase {
   int heads, kv_heads, head_dim, position, pairs;
   bool halves;
-  std::vector<float> qkv, frequencies;
+  std::vector<float> qkv, frequencies, key_scales, value_scales;
 
   struct Kept {
     std::vector<uint16_t> q;
     std::vector<uint8_t> bytes;
     int64_t key_offset, value_offset, head_bytes;
 
-    // Of a KV head: where the 16 positions lie that the token is one of.
-    const uint8_t* tile(bool is_value, int head, int64_t tile_bytes, int position) const {
-      return bytes.data() + (is_value ? value_offset : key_offset) + head * head_bytes + position / tile_tokens * tile_bytes;
-    }
+    // A KV head's keys or values of all positions.
+    const uint8_t* rows(bool is_value, int head) const { return bytes.data() + (is_value ? value_offset : key_offset) + head * head_bytes; }
   };
   Kept run(KvElement element) const {
     test::CudaStep step(1, 1, {position});
@@ -114,11 +114,13 @@ struct HeadsCase {
     embedded.ropes.count = 1;
     embedded.ropes.rope[0] = {d_frequencies.get(), turns.get(), pairs, 1, halves};
     embed(nullptr, step.view(), embedded);
-    const int64_t head_bytes = 2 * tile_bytes_of(element, head_dim), page_bytes = 2 * kv_heads * head_bytes + 16;
+    const int64_t head_bytes = page_tokens * head_dim * bytes_of(element), page_bytes = 2 * kv_heads * head_bytes + 16;
     const DeviceArray<uint8_t> kv(static_cast<size_t>(page_bytes));
     check(cudaMemset(kv.get(), 0xff, kv.bytes()), "filling");
+    const auto d_key_scales = test::upload(key_scales), d_value_scales = test::upload(value_scales);
     HeadsTask task{.qkv = d_qkv.get(), .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .rope = embedded.ropes.rope[0], .query_scale = 0.5f, .q = q.get()};
-    task.kv = {kv.get(), page_bytes, page_bytes, 16, 16 + kv_heads * head_bytes, head_bytes, 2 * tile_tokens, element};
+    task.kv = {kv.get(), page_bytes, page_bytes, 16, 16 + kv_heads * head_bytes, head_bytes, page_tokens, element};
+    if (element == KvElement::e4m3) task.kv.key_scales = d_key_scales.get(), task.kv.value_scales = d_value_scales.get();
     finish_heads(nullptr, step.view(), task);
     Kept kept{std::vector<uint16_t>(q.count()), test::download(kv), task.kv.key_offset, task.kv.value_offset, head_bytes};
     check(cudaMemcpy(kept.q.data(), q.get(), q.bytes(), cudaMemcpyDeviceToHost), "reading");
@@ -133,26 +135,19 @@ float half_at(const void* from, int i) {
 }
 
 // A key or value in E4M3 beside what it is in bfloat16. No byte but its own may have been written.
-void check_e4m3(const uint8_t* tile, const uint8_t* exact_tile, int head_dim, int row) {
-  const float scale = half_at(tile + tile_tokens * head_dim, row);
-  float largest = 0;
+void check_e4m3(const uint8_t* rows, const uint8_t* exact_rows, int head_dim, int position, float scale) {
   for (int d = 0; d < head_dim; d++) {
-    const float right = test::float_of(static_cast<uint16_t>(exact_tile[2 * (row * head_dim + d)] | exact_tile[2 * (row * head_dim + d) + 1] << 8));
-    const float value = scale * test::e4m3_of(tile[row * head_dim + d]);
-    largest = std::max(largest, std::fabs(right));
+    const int at = position * head_dim + d;
+    const float right = test::float_of(static_cast<uint16_t>(exact_rows[2 * at] | exact_rows[2 * at + 1] << 8)), value = scale * test::e4m3_of(rows[at]);
     CHECK(std::fabs(value - right) <= std::max(std::fabs(right) * 0x1.2p-4f, scale * 0x1.1p-10f), "dimension ", d, ": ", value, ", not ", right);
   }
-  CHECK(448 * scale >= largest * (1 - 0x1p-8f) && scale <= largest / 448 * (1 + 0x1p-7f) + 0x1p-24f, "a scale of ", scale, " for up to ", largest);
-  for (int other = 0; other < tile_tokens; other++) {
-    if (other == row) continue;
-    for (int d = 0; d < head_dim; d++) CHECK_EQUAL(int{tile[other * head_dim + d]}, 0xff);
-    CHECK(std::isnan(half_at(tile + tile_tokens * head_dim, other)), "the scale of another position is written");
-  }
+  for (int at = 0; at < page_tokens * head_dim; at++)
+    if (at / head_dim != position) CHECK_EQUAL(int{rows[at]}, 0xff);
 }
 
 }  // namespace
 
-TEST("keys and values in E4M3 are what they are in bfloat16, with the least scale that holds them, and queries float16 in the order of keys") {
+TEST("keys and values in E4M3 are what they are in bfloat16, over their heads' scales, and queries float16 in the order of keys") {
   test::need_gpu();
   Random random;
   for (const int head_dim : {16, 48, 64, 80, 128, 256, 512})
@@ -160,32 +155,33 @@ TEST("keys and values in E4M3 are what they are in bfloat16, with the least scal
       for (const int position : {0, 13, 30}) {
         const int kv_heads = random.between(1, 3), heads = kv_heads * random.between(1, 9), pairs = turned == 0 ? 0 : turned == 3 ? head_dim / 4 - 1 : head_dim / 2;
         const auto width = static_cast<size_t>((heads + 2 * kv_heads) * head_dim);
-        HeadsCase each{heads, kv_heads, head_dim, position, pairs, turned >= 2, normals(random, width, 3), normals(random, static_cast<size_t>(pairs), 0.3f)};
+        HeadsCase each{heads, kv_heads, head_dim, position, pairs, turned >= 2, normals(random, width, 3), normals(random, static_cast<size_t>(pairs), 0.3f), {}, {}};
+        for (auto* scales : {&each.key_scales, &each.value_scales})  // from what just holds the values to what leaves them few bits
+          for (int head = 0; head < kv_heads; head++) scales->push_back(std::ldexp(1.0f, random.between(-4, 12)));
         const auto exact = each.run(KvElement::bfloat16), kept = each.run(KvElement::e4m3);
         for (int i = 0; i < heads * head_dim; i++) {
           const float right = test::float_of(exact.q[static_cast<size_t>(i)]), value = half_at(kept.q.data(), e4m3_query_place(i));
           CHECK(std::fabs(value - right) <= std::max(std::fabs(right) * 0x1p-8f, 0x1p-20f), "query ", i, ": ", value, ", not ", right);
         }
-        const int64_t tile_bytes = tile_bytes_of(KvElement::e4m3, head_dim), exact_bytes = tile_bytes_of(KvElement::bfloat16, head_dim);
         for (int head = 0; head < kv_heads; head++)
           for (const bool is_value : {false, true})
-            check_e4m3(kept.tile(is_value, head, tile_bytes, position), exact.tile(is_value, head, exact_bytes, position), head_dim, position % tile_tokens);
+            check_e4m3(kept.rows(is_value, head), exact.rows(is_value, head), head_dim, position, (is_value ? each.value_scales : each.key_scales)[static_cast<size_t>(head)]);
       }
 }
 
-TEST("in E4M3, zeros have a scale of zero, and what no float16 scale can hold the largest one") {
+TEST("in E4M3, what is too large becomes the largest, and zeros stay zeros") {
   test::need_gpu();
   const int head_dim = 64, position = 5;
-  HeadsCase each{1, 1, head_dim, position, 0, false, std::vector<float>(3 * head_dim), {}};
-  for (int d = 0; d < head_dim; d++) each.qkv[static_cast<size_t>(d)] = d % 2 == 0 ? 1e30f : -1e30f, each.qkv[static_cast<size_t>(2 * head_dim + d)] = d % 2 == 0 ? 1e30f : 1e-30f;
-  const auto kept = each.run(KvElement::e4m3);
-  const int64_t tile_bytes = tile_bytes_of(KvElement::e4m3, head_dim);
-  const uint8_t *key = kept.tile(false, 0, tile_bytes, position), *value = kept.tile(true, 0, tile_bytes, position);
-  CHECK_EQUAL(half_at(key + tile_tokens * head_dim, position), 0.0f);
-  CHECK_EQUAL(half_at(value + tile_tokens * head_dim, position), 65504.0f);
+  HeadsCase each{1, 1, head_dim, position, 0, false, std::vector<float>(3 * head_dim), {}, {0.25f}, {2}};
   for (int d = 0; d < head_dim; d++) {
-    CHECK_EQUAL(test::e4m3_of(key[position * head_dim + d]), 0.0f);
-    CHECK_EQUAL(test::e4m3_of(value[position * head_dim + d]), d % 2 == 0 ? 448.0f : 0.0f);
+    each.qkv[static_cast<size_t>(d)] = d % 2 == 0 ? 1e30f : -1e30f;
+    each.qkv[static_cast<size_t>(head_dim + d)] = d % 2 == 0 ? 0 : 113;  // 448 * 0.25 and a bit
+    each.qkv[static_cast<size_t>(2 * head_dim + d)] = d % 2 == 0 ? -1e30f : 1e-30f;
+  }
+  const auto kept = each.run(KvElement::e4m3);
+  for (int d = 0; d < head_dim; d++) {
+    CHECK_EQUAL(test::e4m3_of(kept.rows(false, 0)[position * head_dim + d]), d % 2 == 0 ? 0.0f : 448.0f);
+    CHECK_EQUAL(test::e4m3_of(kept.rows(true, 0)[position * head_dim + d]), d % 2 == 0 ? -448.0f : 0.0f);
     CHECK_EQUAL(half_at(kept.q.data(), e4m3_query_place(d)), d % 2 == 0 ? 65504.0f : -65504.0f);
   }
 }

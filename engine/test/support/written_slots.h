@@ -39,9 +39,8 @@ class WrittenSlots {
   static constexpr int64_t page_bytes = 4096;
 
   // Layers of the given windows; T is 16 or more.
-  WrittenSlots(const std::vector<int>& windows, int slots, int pages_max, int tokens_max, int step_tokens_max, bool keeps_prefixes = true, bool maps_ahead = false,
-               KvElement element = KvElement::float32)
-      : plan_(plan_pages(windows, 1, 16, element, page_bytes)), need(kv_page_need(plan_, step_tokens_max)), told_(static_cast<size_t>(slots)) {
+  WrittenSlots(const std::vector<int>& windows, int slots, int pages_max, int tokens_max, int step_tokens_max, bool keeps_prefixes = true, bool maps_ahead = false)
+      : plan_(plan_pages(windows, 1, 16, KvElement::float32, page_bytes)), need(kv_page_need(plan_, step_tokens_max)), told_(static_cast<size_t>(slots)) {
     const KvMemory::Shape shape{slots * plan_.group_count(), plan_.pages_a_range(tokens_max), pages_max};
     auto reserved = reserve_mmap_pages(shape.places(), page_bytes);
     REQUIRE(reserved.ok(), reserved.message());
