@@ -266,7 +266,7 @@ class FailingPages final : public KvPages {
   Status create(int page) override { return page < made_ ? Status() : Status::error("cannot create a KV page"); }
   Status attach(int64_t, int, bool) override { return left_-- > 0 ? Status() : Status::error("cannot map a KV page: out of luck"); }
   Status protect(int64_t, bool) override { return Status(); }
-  void detach(int64_t) override {}
+  void detach(int64_t, int) override {}
   Status copy(int, int64_t) override { return Status(); }
 
  private:
@@ -292,8 +292,23 @@ TEST("a page that cannot be mapped leaves memory as it was, or is told to whoeve
   CHECK(ahead.own(0, 0).ok() && ahead.await().ok());
   CHECK(ahead.own(0, 2).ok());
   CHECK_EQUAL(ahead.await().message(), std::string("cannot map a KV page: out of luck"));
-  ahead.unmap(0, 2);
-  CHECK(ahead.own(0, 1).ok() && ahead.await().ok());
+  ahead.unmap(0, 1, 2);
+  CHECK(ahead.own(0, 0).ok() && ahead.await().ok());
+  CHECK(ahead.pages_mapped() == 1 && ahead.places_mapped() == 1);
+}
+
+TEST("pages in a row are taken away at once, and what is beside them stays") {
+  auto memory = reserve(2, 5, 6);
+  for (int page = 0; page < 5; page++) {
+    REQUIRE(memory->map(0, page).ok());
+    memory->base(0)[page * page_bytes] = static_cast<uint8_t>(10 + page);
+  }
+  REQUIRE(memory->alias(1, 2, 0, 2).ok());
+  memory->unmap(0, 1, 3);
+  CHECK(memory->pages_mapped() == 3 && memory->places_mapped() == 3);
+  CHECK(memory->base(0)[0] == 10 && memory->base(0)[4 * page_bytes] == 14 && memory->base(1)[2 * page_bytes] == 12);
+  for (int page = 1; page < 4; page++) REQUIRE(memory->map(0, page).ok());
+  CHECK(memory->pages_mapped() == 6 && memory->places_mapped() == 6);
 }
 
 TEST("where fewer pages can be made than was thought, those that there are are all, and are used again") {

@@ -53,10 +53,10 @@ CudaBackend::CudaBackend(const ModelFile& file, const Model& model, const KvSlot
     turns_.emplace_back(static_cast<size_t>(tokens) * static_cast<size_t>(pairs));
     ropes_.push_back({weights_->vector(rope.frequencies), turns_.back().get(), pairs, rope.attention_factor, rope.style == Rope::Style::halves});
   }
-  find_kv_scales();
   tell_readers();
   const double rate = static_cast<double>(weights_->read_bytes()) / static_cast<double>(std::max<uint64_t>(now_us() - begun, 1)) / 1000;
   share_norms();
+  find_kv_scales();
   work_ = weights_->work();
   blas_ = opening.get();
   reserve();

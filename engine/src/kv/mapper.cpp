@@ -7,7 +7,7 @@ Status make_change(KvPages& pages, const KvChange& change) {
     case KvChange::Kind::attach: return pages.attach(change.place, change.page, change.is_writable);
     case KvChange::Kind::protect: return pages.protect(change.place, change.is_writable);
     case KvChange::Kind::copy: return pages.copy(change.page, change.place);
-    case KvChange::Kind::detach: pages.detach(change.place);
+    case KvChange::Kind::detach: pages.detach(change.place, change.count);
   }
   return Status();
 }
@@ -79,7 +79,7 @@ bool KvMapper::make_next() {
     if (!status.ok())
       failed_.insert_or_assign(place, std::move(status));
     else if (change.kind == KvChange::Kind::detach)
-      failed_.erase(place);
+      failed_.erase(failed_.lower_bound(place), failed_.lower_bound(place + change.count));
   }
   made_++;
   return true;

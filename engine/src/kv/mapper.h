@@ -20,6 +20,7 @@ struct KvChange {
   int64_t place = 0;      // of copy: whose bytes,
   int64_t copied_to = 0;  // and which place is to have them
   int page = 0;           // of attach and copy
+  int count = 1;          // of detach: places in a row
   bool is_writable = false;
 };
 

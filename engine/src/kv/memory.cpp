@@ -53,13 +53,15 @@ Status KvMemory::own(int range, int page) {
   return status;
 }
 
-void KvMemory::unmap(int range, int page) {
-  Place& place = at(range, page);
-  assert(place.page != none);
-  (void)change(place, {.kind = KvChange::Kind::detach, .place = place_of(range, page)});
-  if (--users_[static_cast<size_t>(place.page)] == 0) free_.push_back(place.page);
-  place.page = none;
-  places_mapped_--;
+void KvMemory::unmap(int range, int page, int count) {
+  (void)change(at(range, page), {.kind = KvChange::Kind::detach, .place = place_of(range, page), .count = count});
+  for (int i = 0; i < count; i++) {
+    Place& place = at(range, page + i);
+    assert(place.page != none);
+    if (--users_[static_cast<size_t>(place.page)] == 0) free_.push_back(place.page);
+    place.page = none;
+  }
+  places_mapped_ -= count;
 }
 
 void KvMemory::start() {

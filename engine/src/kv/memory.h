@@ -35,8 +35,8 @@ class KvMemory {
   Status copy(int range, int page, int from_range, int from_page);
   // Makes the page writable: as it is where nobody else maps it, otherwise it is exchanged for a copy, which takes a free page.
   Status own(int range, int page);
-  // Takes the page away from this range; the physical page is free once nobody maps it.
-  void unmap(int range, int page);
+  // Takes so many pages in a row away from this range, in one call; each physical page is free once nobody maps it.
+  void unmap(int range, int page, int count = 1);
 
   // As map, but nothing waits for it before the page is made the range's own.
   Status map_ahead(int range, int page);

@@ -25,7 +25,8 @@ class KvPages {
   virtual Status attach(int64_t place, int page, bool is_writable) = 0;
   // Whether what is behind the place may be written there.
   virtual Status protect(int64_t place, bool is_writable) = 0;
-  virtual void detach(int64_t place) = 0;
+  // Takes away what is behind so many places in a row, some of which may have nothing.
+  virtual void detach(int64_t place, int count) = 0;
   // Gives a physical page that is behind no place the bytes of the one behind `from`.
   virtual Status copy(int page, int64_t from) = 0;
 };

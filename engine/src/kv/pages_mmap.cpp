@@ -49,9 +49,9 @@ class MmapPages final : public KvPages {
     return Status::error(text("cannot change the protection of a KV page: ", std::strerror(errno)));
   }
 
-  // A fresh inaccessible mapping replaces the page: the range stays ours. Shrinking what is mapped cannot run out of memory.
-  void detach(int64_t place) override {
-    mmap(address(place), static_cast<size_t>(page_bytes_), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  // A fresh inaccessible mapping replaces the pages: the range stays ours. Shrinking what is mapped cannot run out of memory.
+  void detach(int64_t place, int count) override {
+    mmap(address(place), static_cast<size_t>(page_bytes_ * count), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   }
 
   // Through the file.

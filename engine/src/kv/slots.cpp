@@ -125,8 +125,8 @@ Status KvSlots::own(int slot, int group, int page) {
 
 void KvSlots::drop(int slot, int group, int first, int end) {
   Range& pages = range(slot, group);
-  for (int page = first; page < end; page++) memory_->unmap(range_of(slot, group), page);
   if (first >= end) return;
+  memory_->unmap(range_of(slot, group), first, end - first);
   // From either end, so that what is left follows one another.
   assert(first == pages.first || end == pages.end);
   if (first == pages.first)
@@ -134,6 +134,16 @@ void KvSlots::drop(int slot, int group, int first, int end) {
   else
     pages.end = first;
   if (pages.first == pages.end) pages = {};
+}
+
+// Gives up what lies behind the pages that so many tokens need. Who grows into it later has it mapped ahead again; where nothing is mapped ahead, or kept, it
+// stays for whoever comes next.
+void KvSlots::trim(int slot, int tokens) {
+  if (!at(slot).is_kept || !memory_->maps_ahead()) return;
+  for (int group = 0; group < plan_.group_count(); group++) {
+    const Range pages = range(slot, group);
+    drop(slot, group, std::clamp(layout(group).pages_for(tokens), pages.first, pages.end), pages.end);
+  }
 }
 
 uint64_t KvSlots::bytes_held() const {
@@ -165,6 +175,7 @@ void KvSlots::give_back(int slot) {
     slots_[reader].reserved = copies(held(static_cast<int>(reader)));
     reserved_ += slots_[reader].reserved;
   }
+  trim(slot, held(slot));
   promised_ -= idle.promised;
   idle.is_taken = idle.is_kept = false;
   idle.promised = idle.grown = 0;

@@ -121,6 +121,7 @@ class KvSlots {
   void prepare(int slot, int group, int until);
   Status own(int slot, int group, int page);
   void drop(int slot, int group, int first, int end);
+  void trim(int slot, int tokens);
 
   // reclaim.cpp
   bool reclaim_page();

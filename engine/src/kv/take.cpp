@@ -131,7 +131,10 @@ Taken KvSlots::take(std::span<const int32_t> tokens, int pages) {
     counts_.hits++;
     counts_.hit_tokens += static_cast<uint64_t>(found.length);
   }
-  if (found.length == 0 || found.is_adopted) return {slot, found.length};
+  if (found.length == 0 || found.is_adopted) {
+    trim(slot, static_cast<int>(tokens.size()));
+    return {slot, found.length};
+  }
 
   Slot& source = at(found.slot);
   taken.source = found.slot;

@@ -45,3 +45,26 @@ TEST("a page that is made one's own or copied has what a step under way writes, 
     CHECK(holds(*memory, 1, 0, value) && holds(*memory, 2, 1, value));
   }
 }
+
+TEST("pages in a row are taken away in one call, and others come in their place") {
+  need_gpu();
+  constexpr int count = 6;
+  for (int round = 0; round < 20; round++) {
+    const std::unique_ptr<KvMemory> memory = reserve({2, count, 2 * count});
+    const auto fill = [&](int range, int page, uint8_t value) {
+      REQUIRE(memory->map(range, page).ok() && memory->await().ok());
+      check(cudaMemset(memory->base(range) + page * cuda_granule_bytes, value, cuda_granule_bytes), "writing a page");
+    };
+    for (int page = 0; page < count; page++) fill(0, page, static_cast<uint8_t>(10 + page));
+    REQUIRE(memory->alias(1, 3, 0, 3).ok() && memory->await().ok());
+    memory->unmap(0, 1, count - 2);
+    CHECK_EQUAL(memory->pages_mapped(), 3);
+    for (int page = 1; page < count - 1; page++) fill(0, page, static_cast<uint8_t>(100 + page));
+    check(cudaDeviceSynchronize(), "writing");
+    CHECK(holds(*memory, 0, 0, 10) && holds(*memory, 0, count - 1, 10 + count - 1) && holds(*memory, 1, 3, 13));
+    for (int page = 1; page < count - 1; page++) CHECK(holds(*memory, 0, page, static_cast<uint8_t>(100 + page)));
+    memory->unmap(0, 0, count);
+    memory->unmap(1, 3);
+    CHECK(memory->await().ok() && memory->pages_mapped() == 0);
+  }
+}

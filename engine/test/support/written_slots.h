@@ -23,7 +23,7 @@ class CountedPages final : public KvPages {
   Status create(int page) override { return page < made_max_ ? pages_->create(page) : Status::error("there is no memory for one more page"); }
   Status attach(int64_t place, int page, bool is_writable) override { return calls_++, pages_->attach(place, page, is_writable); }
   Status protect(int64_t place, bool is_writable) override { return calls_++, pages_->protect(place, is_writable); }
-  void detach(int64_t place) override { calls_++, pages_->detach(place); }
+  void detach(int64_t place, int count) override { calls_++, pages_->detach(place, count); }
   Status copy(int page, int64_t from) override { return calls_++, pages_->copy(page, from); }
 
  private:
