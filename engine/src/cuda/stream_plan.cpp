@@ -3,55 +3,21 @@
 
 #include <algorithm>
 
-#include "error.h"
+#include "tensor_map.h"
 
 namespace millrace {
 namespace {
 
 constexpr int divided_up(int value, int by) { return (value + by - 1) / by; }
 
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-Encode find_encode() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found), "looking for tensor maps");
-  if (found != cudaDriverEntryPointSuccess) throw CudaError("the driver has no tensor maps: it is older than CUDA 12; install a newer one");
-  return reinterpret_cast<Encode>(function);
-}
-
-struct MapShape {
-  CUtensorMapDataType type;
-  CUtensorMapL2promotion promotion;
-  uint64_t dimensions[3];  // values of a unit, units of a row, rows
-  uint64_t row_bytes;
-  uint32_t box[3];
-  uint64_t unit_bytes = stream_unit_bytes;
-  CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B;
-};
-
-CUtensorMap map_of(const void* values, const MapShape& shape) {
-  static const Encode encode = find_encode();
-  const uint64_t strides[2] = {shape.unit_bytes, shape.row_bytes};
-  const uint32_t steps[3] = {1, 1, 1};
-  CUtensorMap map;
-  const CUresult result =
-      encode(&map, shape.type, 3, const_cast<void*>(values), shape.dimensions, strides, shape.box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             shape.swizzle, shape.promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) {
-    const std::string what = std::to_string(shape.dimensions[2]) + " rows of " + std::to_string(shape.row_bytes) + " bytes";
-    throw CudaError("a tensor map of " + what + " was refused (CUresult " + std::to_string(result) + "): are its values aligned to 16 bytes?");
-  }
-  return map;
-}
-
 MapShape shape_of_weights(const DeviceMatrix& w, int box_rows) {
   const bool is_bf16 = w.type == DeviceMatrix::Type::bf16;
   const int unit = stream_unit_columns(w.type);
   return {.type = is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8,
           .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+          .rank = 3,  // values of a unit, units of a row, rows
           .dimensions = {static_cast<uint64_t>(unit), static_cast<uint64_t>(divided_up(w.columns, unit)), static_cast<uint64_t>(w.rows)},
-          .row_bytes = static_cast<uint64_t>(w.columns) * (is_bf16 ? 2 : 1),
+          .strides = {stream_unit_bytes, static_cast<uint64_t>(w.columns) * (is_bf16 ? 2 : 1)},
           .box = {static_cast<uint32_t>(unit), stream_stage_units, static_cast<uint32_t>(box_rows)}};
 }
 
@@ -61,10 +27,10 @@ MapShape shape_of_pieces(const DeviceMatrix& w, int box_rows) {
   const auto pieces = static_cast<uint64_t>(q4_pieces(w.columns));
   return {.type = CU_TENSOR_MAP_DATA_TYPE_UINT32,
           .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+          .rank = 3,
           .dimensions = {piece_words, pieces, static_cast<uint64_t>(divided_up(w.rows, q4_rows))},
-          .row_bytes = pieces * q4_piece_bytes,
+          .strides = {q4_piece_bytes, pieces * q4_piece_bytes},
           .box = {piece_words, stream_stage_units, static_cast<uint32_t>(box_rows / q4_rows)},
-          .unit_bytes = q4_piece_bytes,
           .swizzle = CU_TENSOR_MAP_SWIZZLE_NONE};
 }
 
@@ -103,8 +69,9 @@ StreamMaps stream_maps_of_weights(const DeviceMatrix& w, const StreamPlan& plan)
 CUtensorMap stream_map_of_tokens(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const StreamPlan& plan) {
   return map_of(x, {.type = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
                     .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                    .rank = 3,
                     .dimensions = {64, static_cast<uint64_t>(w.columns / 64), static_cast<uint64_t>(tokens)},
-                    .row_bytes = static_cast<uint64_t>(w.columns) * 2,
+                    .strides = {stream_unit_bytes, static_cast<uint64_t>(w.columns) * 2},
                     .box = {64, static_cast<uint32_t>(stream_token_bytes(w.type) / stream_unit_bytes), static_cast<uint32_t>(8 * plan.token_tiles / plan.peers)}});
 }
 
