@@ -1,6 +1,6 @@
 // Attention on a GPU as a step of an 8B Llama has it (32 heads over 8, head_dim 128), layer after layer in one graph: single tokens at the end
 // of contexts, in GB/s of keys and values, and prompts, in TFLOP/s of what is seen. Once with pages of 16 tokens of all layers (2 MiB), once with
-// pages of 1024, where a head's keys lie together for 256 KiB; and all of it in bfloat16 and in E4M3.
+// pages of 1024, where a head's keys lie together for 256 KiB; and all of it in bfloat16 and in E4M3. Then prompts as a 1B Llama has them, with head_dim 64.
 //
 //     bench_cuda_attend [chunk tokens, 512 unless told]
 #include <cuda_bf16.h>
@@ -20,10 +20,8 @@ using namespace millrace;
 
 namespace {
 
-constexpr AttendShape shape{.heads = 32, .kv_heads = 8, .head_dim = 128};
-constexpr int layers = 32, width = shape.heads * shape.head_dim, replays = 11, tokens_max = 8192, page_sizes[] = {16, 1024};
-// Of one layer's keys and values.
-int64_t position_bytes(KvElement element) { return 2 * shape.kv_heads * tile_bytes_of(element, shape.head_dim) / tile_tokens; }
+constexpr AttendShape shape_8b{.heads = 32, .kv_heads = 8, .head_dim = 128}, shape_1b{.heads = 32, .kv_heads = 8, .head_dim = 64};
+constexpr int layers = 32, replays = 11, tokens_max = 8192, page_sizes[] = {16, 1024};
 constexpr size_t kv_bytes_max = size_t{48} << 30, spare_bytes = size_t{6} << 30, l2_bytes = size_t{256} << 20;
 
 template <typename Value>
@@ -54,7 +52,7 @@ struct Work {
 
 class Bench {
  public:
-  explicit Bench(int chunk_tokens) : chunk_tokens_(chunk_tokens), q_(size_t{tokens_max} * width), out_(q_.count()), flushed_(l2_bytes) {
+  Bench(const AttendShape& shape, int chunk_tokens) : shape_(shape), chunk_tokens_(chunk_tokens), q_(static_cast<size_t>(tokens_max * width())), out_(q_.count()), flushed_(l2_bytes) {
     size_t free_bytes = 0, total_bytes = 0;
     check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for free memory");
     if (free_bytes < 2 * spare_bytes) throw CudaError("this bench takes a GPU with 12 GiB of free memory or more");
@@ -72,24 +70,33 @@ class Bench {
     const double bytes = static_cast<double>(work.rows) * work.context * static_cast<double>(position_bytes(element));
     std::printf("%s decode  %4d rows of %5d, pages of %4d, %5d slots %9.2f us %8.0f GB/s\n", name_of(element), work.rows, work.context, page_tokens, slots_, seconds * 1e6, bytes / seconds * 1e-9);
   }
+  void prefills(KvElement element, int page_tokens) {
+    for (const int tokens : {512, 1024, 4096, 8192}) prefill(element, {1, tokens, tokens}, page_tokens);
+    prefill(element, {64, 128, 128}, page_tokens);
+    prefill(element, {1, 8192, 512}, page_tokens);
+    for (const int divided : {0, 256, 512, 1024}) prefill(element, {1, 4096, 128, divided}, page_tokens);
+  }
+
+ private:
   void prefill(KvElement element, const Work& work, int page_tokens) {
     const double seconds = time(element, work, page_tokens);
     double seen = 0;
     for (int i = 0; i < work.count; i++) seen += work.context - i;
-    const double flops = 4.0 * width * seen * work.rows;
+    const double flops = 4.0 * width() * seen * work.rows;
     std::printf("%s prefill %4d rows of %5d of %5d, chunks of %4d, pages of %4d %9.2f us %8.1f TFLOP/s\n", name_of(element), work.rows, work.count, work.context, 
                 work.divided > 0 ? work.divided : work.context, page_tokens, seconds * 1e6, flops / seconds * 1e-12);
   }
-
- private:
   static const char* name_of(KvElement element) { return element == KvElement::e4m3 ? "e4m3" : "bf16"; }
 
+  int width() const { return shape_.heads * shape_.head_dim; }
+  // Of one layer's keys and values.
+  int64_t position_bytes(KvElement element) const { return 2 * shape_.kv_heads * tile_bytes_of(element, shape_.head_dim) / tile_tokens; }
   KvView view(KvElement element, int layer, int page_tokens, int context) const {
     KvView kv{.base = kv_.get(), .page_tokens = page_tokens, .element = element};
-    kv.head_bytes = page_tokens / tile_tokens * tile_bytes_of(element, shape.head_dim);
+    kv.head_bytes = page_tokens / tile_tokens * tile_bytes_of(element, shape_.head_dim);
     kv.page_bytes = page_tokens * position_bytes(element) * layers;
     kv.key_offset = page_tokens * position_bytes(element) * layer;
-    kv.value_offset = kv.key_offset + shape.kv_heads * kv.head_bytes;
+    kv.value_offset = kv.key_offset + shape_.kv_heads * kv.head_bytes;
     kv.slot_bytes = (context + page_tokens - 1) / page_tokens * kv.page_bytes;
     if (element == KvElement::e4m3) kv.key_scales = kv.value_scales = scales_.get();
     return kv;
@@ -102,7 +109,7 @@ class Bench {
     std::vector<StepToken> tokens;
     std::vector<AttendPiece> pieces;
     std::vector<AttendTile> tiles;
-    const int tile_tokens = attend_tile_tokens(shape);
+    const int tile_tokens = attend_tile_tokens(shape_);
     int partials_count = 0;
     for (int row = 0; row < work.rows; row++) {
       const auto first = static_cast<int>(tokens.size());
@@ -121,13 +128,13 @@ class Bench {
     const auto counts = upload(std::vector<StepCounts>{{token_count, piece_count, tile_count, 0}});
     const StepView step{.counts = counts.get(), .tokens = device_tokens.get(), .pieces = device_pieces.get(), .tiles = device_tiles.get(), .tokens_max = token_count,
                         .pieces_max = piece_count, .tiles_max = tile_count, .chunk_tokens = chunk_tokens_, .tile_chunk_tokens = work.divided};
-    const DeviceArray<float> partials((pieces.size() + static_cast<size_t>(partials_count)) * shape.heads * (2 + shape.head_dim));
-    const DeviceArray<int> arrived(tokens.size() * shape.kv_heads);
+    const DeviceArray<float> partials((pieces.size() + static_cast<size_t>(partials_count)) * shape_.heads * (2 + shape_.head_dim));
+    const DeviceArray<int> arrived(tokens.size() * shape_.kv_heads);
     return median_seconds([&] {
       for (int layer = 0; layer < layers; layer++) {
         const KvView kv = view(element, layer, page_tokens, work.context);
-        if (piece_count > 0) attend_pieces(stream_, step, shape, kv, q_.get(), width, {partials.get(), arrived.get()}, out_.get(), width);
-        if (tile_count > 0) attend_tiles(stream_, step, shape, kv, q_.get(), width, {partials.get(), arrived.get()}, out_.get(), width);
+        if (piece_count > 0) attend_pieces(stream_, step, shape_, kv, q_.get(), width(), {partials.get(), arrived.get()}, out_.get(), width());
+        if (tile_count > 0) attend_tiles(stream_, step, shape_, kv, q_.get(), width(), {partials.get(), arrived.get()}, out_.get(), width());
       }
     }) / layers;
   }
@@ -138,13 +145,14 @@ class Bench {
     return bench::median_graph_seconds(stream_, replays, launch_all, [&] { check(cudaMemsetAsync(flushed_.get(), 1, flushed_.bytes(), stream_), "emptying L2"); });
   }
 
+  const AttendShape shape_;
   const int chunk_tokens_;
   size_t kv_bytes_ = 0;
   int slots_ = 0;
   std::unique_ptr<uint8_t, DeviceFree> kv_;
   DeviceArray<__nv_bfloat16> q_, out_;
   DeviceArray<uint8_t> flushed_;
-  DeviceArray<float> scales_ = upload(std::vector<float>(shape.kv_heads, 1));  // of E4M3
+  DeviceArray<float> scales_ = upload(std::vector<float>(static_cast<size_t>(shape_.kv_heads), 1));  // of E4M3
   cudaStream_t stream_ = nullptr;
 };
 
@@ -159,17 +167,18 @@ int main(int argc, char** argv) {
   try {
     cudaDeviceProp device;
     check(cudaGetDeviceProperties(&device, 0), "looking for a GPU");
-    std::printf("# %s, chunks of %d tokens, tiles of %d\n", device.name, chunk_tokens, attend_tile_tokens(shape));
-    Bench bench(chunk_tokens);
-    for (const KvElement element : {KvElement::bfloat16, KvElement::e4m3})
-      for (const int page_tokens : page_sizes) {
-        for (const int rows : {1, 8, 64, 256})
-          for (const int context : {256, 1024, 4096, 8192}) bench.decode(element, {rows, context, 1}, page_tokens);
-        bench.prefill(element, {1, 4096, 4096}, page_tokens);
-        bench.prefill(element, {64, 128, 128}, page_tokens);
-        bench.prefill(element, {1, 8192, 512}, page_tokens);
-        for (const int divided : {0, 256, 512, 1024}) bench.prefill(element, {1, 4096, 128, divided}, page_tokens);
-      }
+    std::printf("# %s, chunks of %d tokens, tiles of %d\n", device.name, chunk_tokens, attend_tile_tokens(shape_8b));
+    {
+      Bench bench(shape_8b, chunk_tokens);
+      for (const KvElement element : {KvElement::bfloat16, KvElement::e4m3})
+        for (const int page_tokens : page_sizes) {
+          for (const int rows : {1, 8, 64, 256})
+            for (const int context : {256, 1024, 4096, 8192}) bench.decode(element, {rows, context, 1}, page_tokens);
+          bench.prefills(element, page_tokens);
+        }
+    }
+    std::printf("# head_dim %d\n", shape_1b.head_dim);
+    Bench(shape_1b, chunk_tokens).prefills(KvElement::bfloat16, page_sizes[0]);
   } catch (const std::exception& error) {
     std::printf("%s\n", error.what());
     return 1;

@@ -54,9 +54,10 @@ struct AttendTask {
 __device__ __forceinline__ const uint8_t* keys_of(const KvRuns& kv, int slot, int kv_head) {
   return kv.view.base + slot * kv.view.slot_bytes + kv_head * kv.view.head_bytes + kv.view.key_offset;
 }
+__device__ __forceinline__ int page_of_run(const KvRuns& kv, int run) { return static_cast<int>(__umulhi(2 * static_cast<uint32_t>(run) + 1, kv.inverse)); }
 // From the first key of a slot's head to that of a run; a value lies as far behind the head's first value.
 __device__ __forceinline__ int64_t offset_of_run(const KvRuns& kv, int run) {
-  const auto page = static_cast<int>(__umulhi(2 * static_cast<uint32_t>(run) + 1, kv.inverse));
+  const int page = page_of_run(kv, run);
   return page * kv.view.page_bytes + (run - page * kv.page_runs) * kv.run_bytes;
 }
 
@@ -139,8 +140,9 @@ __device__ __forceinline__ void cap_scores(float (&s)[count][4], float soft_cap,
   if (soft_cap == 0) return;
   const float inverse = key_scale * (2 * log2_e / soft_cap);
 #pragma unroll
-  for (auto& fragment : s)
-    for (float& each : fragment) each = soft_cap * (1 - __fdividef(2.0f, 1 + power_of_two(each * inverse)));
+  for (int n = 0; n < count; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) s[n][i] = soft_cap * (1 - __fdividef(2.0f, 1 + power_of_two(s[n][i] * inverse)));
 }
 
 // What sums of weights relative to 2^largest are multiplied by to be an answer. A sink is a weight that brings no value.

@@ -1,4 +1,4 @@
-// Attention of many tokens of one row: FlashAttention-2 by mma.sync. A block takes up to 128 queries that read the same KV head, packed as
+// Attention of many tokens of one row, where attend_wide.cu has none: FlashAttention-2 by mma.sync. A block takes up to 128 queries that read the same KV head, packed as
 // (token, head of the group) with the heads of a token together, and goes over keys and values 64 positions at a time, in their order.
 //
 // Each warp has rows of its own, and what it knows of them stays in its registers: for head_dim 128 two times 16 rows, so that a key or value that
@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "attend_merge.cuh"
+#include "attend_tile.cuh"
 #include "store.cuh"
 
 namespace millrace {
@@ -33,28 +34,6 @@ template <int dims>
 constexpr int form_rows = TileForm<InBfloat16, dims>::rows;  // of any element
 constexpr int rows_of(int head_dim) { return head_dim > 256 ? form_rows<512> : form_rows<128>; }
 static_assert(form_rows<64> == rows_of(64) && form_rows<96> == rows_of(96) && form_rows<256> == rows_of(256));
-
-// One block's part of a tile: rows [first_row, rows) of the packed queries. Row r is head r % group of the tile's token r / group.
-struct TileItem {
-  int token, kv_head, first_row, rows;
-  int position;      // of the tile's first token
-  int from, upto;    // positions that some row sees, of the tile's chunk
-  int chunk;
-  const uint8_t* keys;
-};
-template <int block_rows>
-__device__ TileItem tile_item(const AttendTask& task) {
-  const auto index = static_cast<int>(blockIdx.x);
-  const int head_block = index % (task.blocks * task.shape.kv_heads), number = task.step.counts->tiles - 1 - index / (task.blocks * task.shape.kv_heads);
-  if (number < 0) return {};
-  const AttendTile tile = task.step.tiles[number];
-  const StepToken token = task.step.tokens[tile.token];
-  const int kv_head = head_block % task.shape.kv_heads, first_row = (task.blocks - 1 - head_block / task.shape.kv_heads) * block_rows;
-  const int rows = min(first_row + block_rows, tile.count * task.group);
-  int from = first_seen(token.position + first_row / task.group, task.shape.window), upto = token.position + (rows - 1) / task.group + 1;
-  if (const int chunk_tokens = task.step.tile_chunk_tokens; chunk_tokens > 0) from = max(from, tile.chunk * chunk_tokens), upto = min(upto, (tile.chunk + 1) * chunk_tokens);
-  return {tile.token, kv_head, first_row, rows, token.position, from, upto, tile.chunk, keys_of(task.kv, token.slot, kv_head)};
-}
 
 template <typename Kv, int dims>
 __device__ __forceinline__ void copy_queries(const AttendTask& task, const TileItem& item, uint32_t to) {
@@ -235,7 +214,7 @@ __global__ void __launch_bounds__(TileForm<Kv, dims>::threads, TileForm<Kv, dims
   __shared__ int position[Form::rows];
   let_next_begin();
   wait_for_previous();
-  const TileItem item = tile_item<Form::rows>(task);
+  const TileItem item = tile_item<Form::rows>(task, static_cast<int>(blockIdx.x));
   if (item.first_row >= item.rows || item.from >= item.upto) return;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int half = Form::halves == 1 ? 0 : warp / Form::row_warps, row = (warp - half * Form::row_warps) * Form::warp_rows, first_column = half * (dims / Form::halves);
@@ -261,7 +240,7 @@ __global__ void __launch_bounds__(TileForm<Kv, dims>::threads, TileForm<Kv, dims
     const uint32_t keys = stage(begin);
     mine.add(queries + static_cast<uint32_t>(row) * row_bytes<dims>, keys, keys + Form::half_bytes, first_column, position + row, begin, task.shape, lane);
   }
-  mine.store(task, tile_item<Form::rows>(task), row, first_column, lane);  // looked up again, not to be kept in registers
+  mine.store(task, tile_item<Form::rows>(task, static_cast<int>(blockIdx.x)), row, first_column, lane);  // looked up again, not to be kept in registers
 }
 
 constexpr int merge_warps = 8;
@@ -287,7 +266,10 @@ void launch_tiles(cudaStream_t stream, const AttendTask& task) {
   }();
   static_cast<void>(is_allowed);
   const int items = task.step.tiles_max * task.shape.kv_heads * task.blocks;
-  launch(stream, static_cast<unsigned>(items), Form::threads, Form::shared_bytes, tiles_kernel<Kv, dims>, task);
+  if (attends_wide(task.shape, Kv::element))
+    attend_wide(stream, task);
+  else
+    launch(stream, static_cast<unsigned>(items), Form::threads, Form::shared_bytes, tiles_kernel<Kv, dims>, task);
   if (task.step.tile_chunk_tokens == 0) return;
   const dim3 grid(static_cast<unsigned>(task.step.tokens_max), static_cast<unsigned>((task.shape.heads + merge_warps - 1) / merge_warps));
   launch(stream, grid, 32 * merge_warps, 0, merge_kernel<dims>, task);

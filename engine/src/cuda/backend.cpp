@@ -157,7 +157,7 @@ void CudaBackend::reserve() {
     shape.tile_tokens = attend_tile_tokens(attend);
     shape.tile_blocks = attend_tile_blocks(attend);
     check(cudaDeviceGetAttribute(&shape.blocks, cudaDevAttrMultiProcessorCount, device_), "counting multiprocessors");
-    shape.blocks *= tile_blocks_a_multiprocessor;
+    if (!attends_wide(attend, slots_.plan().groups[0].element)) shape.blocks *= tile_blocks_a_multiprocessor;
   }
   const int64_t partial_bytes = int64_t{config_.heads} * (2 + config_.head_dim) * 4;
   const int64_t single_tokens = limits_.is_deterministic ? tokens : limits_.samples_max;

@@ -82,8 +82,8 @@ void matmul_stream(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat
 
 // One layer's keys and values, of all slots. The first byte of a position's key is
 //   base + slot * slot_bytes + position / page_tokens * page_bytes + key_offset + head * head_bytes + position % page_tokens * head_dim * bytes_of(element)
-// and of its value likewise with value_offset. page_tokens is a multiple of 16; only pages up to the row's last position are mapped. Keys and values in E4M3 are what
-// is stored times their head's scale, a power of two (kv_scales.cu).
+// and of its value likewise with value_offset. page_tokens is a multiple of 16, slot_bytes one of page_bytes; only pages up to the row's last position are mapped. Keys and
+// values in E4M3 are what is stored times their head's scale, a power of two (kv_scales.cu).
 struct KvView {
   uint8_t* base = nullptr;
   int64_t slot_bytes = 0, page_bytes = 0;
@@ -107,7 +107,7 @@ struct AttendShape {
 // Room that attention over chunks needs.
 struct AttendScratch {
   float* partials = nullptr;  // [pieces_max, then those of divided tiles][heads][2 + head_dim]
-  int* arrived = nullptr;     // [tokens][kv_heads], zero before and after
+  int* arrived = nullptr;     // [tokens][kv_heads], counters that are zero before and after
 };
 
 // attend_pieces.cu and attend_tiles.cu. q is [tokens][q_stride] (heads x head_dim of each), already turned and scaled, and stored as keys want it; out is [tokens][out_stride].
@@ -121,6 +121,8 @@ void attend_tiles(cudaStream_t stream, const StepView& step, const AttendShape& 
 // How many tokens of a row one tile takes, at most, and how many blocks.
 int attend_tile_tokens(const AttendShape& shape);
 int attend_tile_blocks(const AttendShape& shape);
+// attend_wide.cu: whether attend_tiles runs its kernel, a block of which takes a whole multiprocessor; of the other one, two run on each.
+bool attends_wide(const AttendShape& shape, KvElement element);
 
 // sample.cu: adjusts logits [samples][vocabulary] into `adjusted` (bias, penalties, barred tokens, mask), then chooses each sample's token.
 struct SampleTask {

@@ -60,15 +60,6 @@ struct Ring {
 };
 extern __shared__ __align__(1024) uint8_t shared[];
 
-// Whose turn it is in the ring: a slot, and the parity of how often the ring went round.
-struct Turn {
-  int slot = 0;
-  uint32_t parity = 0;
-  __device__ void advance(int stages) {
-    if (++slot == stages) slot = 0, parity ^= 1;
-  }
-};
-
 // A stage of a tile.
 struct Stage {
   int tile, step;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr size_t list_alignment = 64;
 constexpr size_t barred_max = 4096;  // of all samples together; most share one list
-constexpr int tile_chunk_multiple = 64, tile_chunk_min = 256;
+constexpr int tile_chunk_multiple = 128, tile_chunk_min = 256;
 
 size_t aligned(size_t bytes) { return (bytes + list_alignment - 1) / list_alignment * list_alignment; }
 
@@ -55,7 +55,7 @@ StepRoom StepBuffer::room_for(const Plan& plan) const {
   return room;
 }
 
-// So long that all tiles' chunks together are about as many blocks as run at once; 0 where whole tiles are enough, or their contexts short.
+// So long that all tiles' chunks together are about as many blocks as run at once; 0 where whole tiles are about enough, or their contexts short.
 int StepBuffer::tile_chunk_of(const Plan& plan) const {
   int64_t tiles = 0, positions = 0, longest = 0;
   for (const Row& row : plan.rows) {
@@ -65,8 +65,9 @@ int StepBuffer::tile_chunk_of(const Plan& plan) const {
     longest = std::max<int64_t>(longest, row.first + row.count);
   }
   if (tiles * shape_.tile_blocks >= shape_.blocks) return 0;
-  const int64_t chunk = std::max<int64_t>(positions * shape_.tile_blocks / shape_.blocks, tile_chunk_min), rounded = (chunk + tile_chunk_multiple - 1) / tile_chunk_multiple * tile_chunk_multiple;
-  return rounded >= longest ? 0 : static_cast<int>(rounded);
+  const int64_t chunk = std::max<int64_t>(positions * shape_.tile_blocks / shape_.blocks, tile_chunk_min);
+  if (2 * chunk > longest) return 0;  // the second chunk would wait for a block as long as the first one takes
+  return static_cast<int>((chunk + tile_chunk_multiple - 1) / tile_chunk_multiple * tile_chunk_multiple);
 }
 
 StepView StepBuffer::view(const StepRoom& room) const {

@@ -42,6 +42,15 @@ __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+// Whose turn it is in a ring: a slot, and the parity of how often the ring went round.
+struct Turn {
+  int slot = 0;
+  uint32_t parity = 0;
+  __device__ void advance(int stages) {
+    if (++slot == stages) slot = 0, parity ^= 1;
+  }
+};
+
 __device__ inline uint32_t cluster_rank() {
   uint32_t rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));

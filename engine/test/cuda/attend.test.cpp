@@ -21,9 +21,8 @@ namespace {
 
 // Of the norm of each token's and head's result: weights and the result are rounded to bfloat16, by up to 2^-9 of a value.
 constexpr double error_max = 0.01;
-constexpr int heads_checked = 2, tokens_checked = 12;  // of each token and of each row
+constexpr int heads_checked = 2, tokens_checked = 12, spare_pieces = 5;  // of each token and of each row
 constexpr uint16_t poison = 0xffff;                    // a NaN, as float16, and as two of E4M3, too
-constexpr int spare_pieces = 5;
 constexpr float small_scale = 0x1p-7f;
 
 struct Form {
@@ -56,7 +55,7 @@ class Scene {
     kv_.key_offset = 512;
     kv_.value_offset = 512 + form.kv_heads * kv_.head_bytes + 64;
     kv_.page_bytes = kv_.value_offset + form.kv_heads * kv_.head_bytes + 96;
-    kv_.slot_bytes = kv_.page_bytes * (pages + 1) + 128;
+    kv_.slot_bytes = kv_.page_bytes * (pages + 1);
     memory_.assign(static_cast<size_t>(kv_.slot_bytes) * (rows.size() + 1) / 2, poison);
     Random random(99);
     for (int head = 0; head < form.heads; head++) sinks_.push_back(2 * random.normal());
@@ -340,6 +339,19 @@ TEST("several tokens of a row attend rightly to a context that is divided among 
       Form form = any_form(random, heads, head_dim);
       form.tile_chunk_tokens = 64 * random.between(1, 8);
       check_scene(form, rows_of(random, {{2, 2}, {65, 60}, {1000, 7}, {200, 200}, {900, 130}, {1, 1}, {300, 1}}), random);
+    }
+}
+
+TEST("prompts of more tiles than there are multiprocessors attend rightly, from any position on") {
+  need_gpu();
+  Random random;
+  for (const int head_dim : {64, 128})
+    for (const auto& heads : {std::pair(8, 8), std::pair(32, 8), std::pair(16, 2)}) {
+      Form form = any_form(random, heads, head_dim);
+      if (random.chance(0.3)) form.window = random.between(1, 600);
+      const int start = random.between(0, 300);
+      Scene scene(form, rows_of(random, {{start + 1500, 1500}, {2100, 250}, {start + 128, 128}, {129, 129}, {700, 1}, {640, 300}}));
+      scene.check_right(scene.run(3), random);
     }
 }
 
