@@ -9,7 +9,7 @@ namespace millrace {
 __device__ inline float activate(Activation activation, float x) {
   switch (activation) {
     case Activation::silu:
-      return x / (1 + __expf(-x));
+      return __fdividef(x, 1 + __expf(-x));
     case Activation::gelu_tanh:
       return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
     case Activation::gelu_erf:
@@ -18,7 +18,7 @@ __device__ inline float activate(Activation activation, float x) {
       break;
   }
   const float gate = fminf(x, clamped_limit);
-  return gate / (1 + __expf(-clamped_alpha * gate));
+  return __fdividef(gate, 1 + __expf(-clamped_alpha * gate));
 }
 
 __device__ inline float gated(Activation activation, float gate, float up) {

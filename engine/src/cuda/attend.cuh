@@ -111,13 +111,6 @@ __device__ __forceinline__ float value_scale(const KvRuns& kv, int kv_head) {
   return 1;
 }
 
-// Four 8 x 8 matrices, of which lanes 8i to 8i + 7 name the rows of the i-th.
-__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
-}
-__device__ __forceinline__ void load_transposed(uint32_t (&to)[4], uint32_t row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
-}
 // Where a lane's row lies for load_matrices, from the corner of 16 rows x 32 bytes: the matrices are rows 0-7 and 8-15 of the left half, then
 // of the right one; or with `across` both halves of rows 0-7, then of rows 8-15.
 template <uint32_t stride>

@@ -2,7 +2,7 @@
 // are of E4M3 as it is stored: a KV head's scales (KvView) come in with scores and answers, in float32.
 //
 // An ldmatrix of E4M3 brings lane 4g + t the bytes 4t to 4t + 3 of row g, 16 dimensions a row: the pair of an operand's columns 2t and 2t + 1 is dimensions
-// 4t and 4t + 1, the pair of 2t + 8 and 2t + 9 dimensions 4t + 2 and 4t + 3, in keys as in queries (e4m3_query_place). Transposed, it brings two positions of
+// 4t and 4t + 1, the pair of 2t + 8 and 2t + 9 dimensions 4t + 2 and 4t + 3, in keys as in queries (half_place). Transposed, it brings two positions of
 // dimensions 2g and 2g + 1: rows or columns g of one operand are the even dimensions of 16, those of another the odd ones.
 // Sources: PTX ISA, mma.m16n8k16, ldmatrix and cvt.
 #pragma once
@@ -13,6 +13,9 @@
 #include <cstdint>
 
 #include "../kv/layout.h"
+#ifdef __CUDACC__
+#include "operand.cuh"
+#endif
 
 namespace millrace {
 
@@ -56,27 +59,22 @@ struct InE4m3 {
   static constexpr int value_bytes = 1, steps = 2;
   static constexpr bool is_scaled = true, values_across = false;
 
-  __device__ __forceinline__ static uint32_t halves(uint32_t bytes, int is_upper) {
-    uint32_t result;
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(result) : "h"(static_cast<uint16_t>(bytes >> 16 * is_upper)));
-    return result;
-  }
   // Both positions of the even dimension, then of the odd one.
   __device__ __forceinline__ static uint32_t sorted(uint32_t bytes) { return __byte_perm(bytes, 0, 0x3120); }
 
   __device__ __forceinline__ static Operand key_rows(const uint32_t (&k)[4], int h) {
-    return {{halves(k[2 * h], 0), halves(k[2 * h + 1], 0), halves(k[2 * h], 1), halves(k[2 * h + 1], 1)}};
+    return {{halves_of(k[2 * h], 0), halves_of(k[2 * h + 1], 0), halves_of(k[2 * h], 1), halves_of(k[2 * h + 1], 1)}};
   }
   __device__ __forceinline__ static Operand key_columns(const uint32_t (&k)[4], int h) {
-    return {{halves(k[h], 0), halves(k[h], 1), halves(k[2 + h], 0), halves(k[2 + h], 1)}};
+    return {{halves_of(k[h], 0), halves_of(k[h], 1), halves_of(k[2 + h], 0), halves_of(k[2 + h], 1)}};
   }
   __device__ __forceinline__ static Operand value_rows(const uint32_t (&v)[4], int h) {
     const uint32_t first = sorted(v[2 * h]), second = sorted(v[2 * h + 1]);
-    return {{halves(first, 0), halves(first, 1), halves(second, 0), halves(second, 1)}};
+    return {{halves_of(first, 0), halves_of(first, 1), halves_of(second, 0), halves_of(second, 1)}};
   }
   __device__ __forceinline__ static Operand value_columns(const uint32_t (&v)[4], int h) {
     const uint32_t first = sorted(v[2 * h]), second = sorted(v[2 * h + 1]);
-    return {{halves(first, 0), halves(second, 0), halves(first, 1), halves(second, 1)}};
+    return {{halves_of(first, 0), halves_of(second, 0), halves_of(first, 1), halves_of(second, 1)}};
   }
   __device__ __forceinline__ static int dimension(int g, int is_other) { return 2 * g + is_other; }
 

@@ -52,11 +52,11 @@ __device__ void merge_head(const AttendTask& task, int token, int piece, int liv
   }
   for (int distance = 16; distance > 0; distance /= 2) total += __shfl_xor_sync(full_warp, total, distance);
   const float factor = answer_factor(most, total, task.shape.sinks, head);
-  __nv_bfloat16* answer = task.out + token * task.out_stride + static_cast<int64_t>(head) * width;
+  __nv_bfloat16* answer = task.out + token * task.out_stride;
 #pragma unroll
   for (int j = 0; j < pairs; j++) {
     const int dim = 2 * lane + 64 * j;
-    if (dim < width) store_pair(answer + dim, sum[j].x * factor, sum[j].y * factor, task.as);
+    if (dim < width) store_pair(answer, head * width + dim, sum[j].x * factor, sum[j].y * factor, task.as);
   }
 }
 

@@ -138,7 +138,7 @@ struct Told {
           const int head = heads[i % 2], dim = d * 16 + Kv::dimension(lane / 4, i / 2);
           if (head < 0) continue;
           if (is_answer)
-            store_value(task.out + item.token * task.out_stride + static_cast<int64_t>(head) * width + dim, sum[i] * scale * most[i % 2], task.as);
+            store_value(task.out + item.token * task.out_stride, head * width + dim, sum[i] * scale * most[i % 2], task.as);
           else
             partial_of(task, item.piece, head)[2 + dim] = sum[i] * scale;
         }

@@ -192,7 +192,7 @@ struct RowSums {
         const float most = largest[b][h] * to_exponent, factor = (is_part ? 1 : answer_factor(most, sum, task.shape.sinks, head)) * scale;
         float* partial = is_part ? partial_of(task, task.step.tokens[token].partial + item.chunk, head) : nullptr;
         if (is_part && first_column == 0 && lane % 4 == 0) *reinterpret_cast<float2*>(partial) = {most, sum};
-        __nv_bfloat16* answer = task.out + token * task.out_stride + static_cast<int64_t>(head) * task.shape.head_dim;
+        __nv_bfloat16* answer = task.out + token * task.out_stride;
 #pragma unroll
         for (int n = 0; n < columns / 8; n++) {
           // Of each 16 dimensions, two operands have 8 each, and a lane two neighbours of either; or, in E4M3, the even ones and the odd ones, and a lane four.
@@ -202,7 +202,7 @@ struct RowSums {
           if (is_part)
             *reinterpret_cast<float2*>(partial + 2 + dim) = {low * factor, high * factor};
           else
-            store_pair(answer + dim, low * factor, high * factor, task.as);
+            store_pair(answer, head * task.shape.head_dim + dim, low * factor, high * factor, task.as);
         }
       }
   }

@@ -193,9 +193,9 @@ struct LaneRows {
         for (int n = 0; n < dims / 8; n++) *reinterpret_cast<float2*>(partial + 2 + n * 8 + lane % 4 * 2) = {o[n][2 * h], o[n][2 * h + 1]};
       } else {
         const float factor = answer_factor(most, sum, task.shape.sinks, head);
-        __nv_bfloat16* answer = task.out + token * task.out_stride + static_cast<int64_t>(head) * dims + lane % 4 * 2;
+        __nv_bfloat16* answer = task.out + token * task.out_stride;
 #pragma unroll
-        for (int n = 0; n < dims / 8; n++) store_pair(answer + n * 8, o[n][2 * h] * factor, o[n][2 * h + 1] * factor, task.as);
+        for (int n = 0; n < dims / 8; n++) store_pair(answer, head * dims + n * 8 + lane % 4 * 2, o[n][2 * h] * factor, o[n][2 * h + 1] * factor, task.as);
       }
     }
   }

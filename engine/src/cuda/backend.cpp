@@ -21,9 +21,8 @@ constexpr int chunk_tokens_min = 512, chunk_tokens_max = 1024;
 // Steps of few tokens have shorter ones, and so more blocks that read at once: beside the next matrix's weights, which are on their way already, each
 // round of reading takes long. Up to 16, since room is rounded up to numbers that are all above or all below.
 constexpr int few_tokens = 16, few_chunk_tokens = 128;
-constexpr int step_multiple = 64;
-// In E4M3 cuBLASLt multiplies 256 tokens in less time than 192, and 128 in that of 64.
-constexpr int step_multiple_fp8 = 128;
+// Larger steps are whole tiles of cuBLASLt's. In E4M3 it multiplies 256 tokens in less time than 192.
+constexpr int own_step_max = 96, step_multiple = 64, step_multiple_fp8 = 128;
 constexpr int tile_blocks_a_multiprocessor = 2;
 // Of a matrix in four bits, as bfloat16 for cuBLASLt: all of a layer's widest, and a part of an LM head.
 constexpr int64_t unpacked_bytes_max = int64_t{256} << 20;
@@ -64,7 +63,7 @@ CudaBackend::CudaBackend(const ModelFile& file, const Model& model, const KvSlot
   log.push_back(text("weights: ", weights_->bytes() >> 20, " MiB on the GPU, ", weights_->describe(),
                      limits_.is_deterministic ? "; all steps multiplied by our own kernel"
                      : blas_ == nullptr       ? "; prompts are slow: libcublasLt.so.13 is not to be had"
-                                              : text("; steps of over ", streamed_tokens_max, " to ", stream_tokens_max, " tokens multiplied by cuBLASLt")));
+                                              : text("; steps of over ", own_step_max, " to ", wide_tokens_max, " tokens multiplied by cuBLASLt")));
 }
 
 // A norm by the root mean square right behind what writes x is left by that.
@@ -118,7 +117,7 @@ void CudaBackend::reserve() {
     if (const auto* gate_up = std::get_if<CudaGateUp>(&op)) {
       const auto rows = static_cast<size_t>(gate_up->linear.weight.rows);
       ffn = std::max(ffn, static_cast<size_t>(padded_columns(gate_up->ffn)));
-      wide_bytes = std::max({wide_bytes, t * rows * 2, size_t{stream_tokens_max} * rows * 4});
+      wide_bytes = std::max({wide_bytes, t * rows * 2, size_t{wide_tokens_max} * rows * 4});
     }
     if (const auto* experts = std::get_if<CudaExperts>(&op)) reserve_experts(*experts);
   }
@@ -230,14 +229,13 @@ void CudaBackend::upload_history(const Plan& plan) {
 
 // What a step of so many tokens is rounded up to.
 int CudaBackend::whole_step(int tokens) const {
-  if (tokens <= streamed_tokens_max) return rounded_up(tokens, 8);
-  return rounded_up(tokens, limits_.as_fp8 && tokens > step_multiple ? step_multiple_fp8 : step_multiple);
+  if (tokens <= own_step_max) return rounded_up(tokens, 8);
+  return rounded_up(tokens, limits_.as_fp8 ? step_multiple_fp8 : step_multiple);
 }
 
 // The graph that serves a step of so many; 0: none does.
 int CudaBackend::graph_size(int tokens) const {
-  const auto serves = [&](int size) { return size >= tokens && (size <= streamed_tokens_max || !limits_.as_fp8 || whole_step(size) == size); };
-  const int* found = std::ranges::find_if(graph_tokens, serves);
+  const int* found = std::ranges::find_if(graph_tokens, [&](int size) { return size >= tokens && whole_step(size) == size; });
   return found == std::end(graph_tokens) ? 0 : *found;
 }
 

@@ -84,14 +84,14 @@ class CudaBackend final : public Backend {
   NormInput normed_input(const StepView& step, const DeviceNorm& norm, const DeviceMatrix& reader, const CudaWriter& left);
   // What a matrix reads in a step.
   Activations activations(const DeviceMatrix& reader, int tokens) const {
-    return reader.type != DeviceMatrix::Type::bf16 && streams(reader, tokens) ? Activations::half : Activations::bfloat16;
+    return reader.type != DeviceMatrix::Type::bf16 && is_own(reader, tokens) ? Activations::half : Activations::bfloat16;
   }
   NormOutput left_for(const StepView& step, const DeviceMatrix& writer, const CudaReader& next) const;
   Quantized quantized_for(const DeviceMatrix& w, int tokens) const;
   BlasLt::Input input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens);
-  // Beyond so many tokens cuBLASLt is faster, though norms and gates then take kernels of their own, and four bits become bfloat16 in each step.
-  static constexpr int streamed_tokens_max = DeviceMatrix{}.streamed_max;
-  bool streams(const DeviceMatrix& w, int tokens) const { return tokens <= w.streamed_max || blas_ == nullptr || limits_.is_deterministic; }
+  // Others cuBLASLt multiplies, though norms and gates then take kernels of their own, and four bits become bfloat16 in each step.
+  bool is_own(const DeviceMatrix& w, int tokens) const { return tokens <= w.own_max || blas_ == nullptr || limits_.is_deterministic; }
+  void multiply_own(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const MatmulOutput& output);
   KvView kv_of(int layer) const;
 
   const ModelConfig config_;
@@ -118,7 +118,7 @@ class CudaBackend final : public Backend {
   DeviceArray<float> qkv_;                   // [T][(heads + 2 kv_heads) * head_dim]
   DeviceArray<__nv_bfloat16> q_;             // [T][heads * head_dim]
   DeviceArray<__nv_bfloat16> attended_;      // [T][heads * head_dim, padded]
-  DeviceArray<uint8_t> wide_;                // [T][2 * ffn] of bfloat16, or [64][2 * ffn] of float32
+  DeviceArray<uint8_t> wide_;                // [T][2 * ffn] of bfloat16, or [wide_tokens_max][2 * ffn] of float32
   DeviceArray<__nv_bfloat16> gated_;         // [T][ffn, padded]
   DeviceArray<uint8_t> quants_;              // [T][hidden or heads * head_dim, padded], of what matrices of E4M3 read,
   DeviceArray<uint8_t> gated_quants_;        // [T][ffn, padded], and of what down reads: others may be multiplied between

@@ -36,10 +36,10 @@ void CudaBackend::run_operator(const StepView& step, const CudaEmbed& op) {
   embed(stream_, step, task);
 }
 
-// What a norm's reader multiplies: left by who wrote x, where a step's matrices are streamed, or else by a kernel of its own.
+// What a norm's reader multiplies: left by who wrote x, where our own kernels multiply both, or else by a kernel of its own.
 NormInput CudaBackend::normed_input(const StepView& step, const DeviceNorm& norm, const DeviceMatrix& reader, const CudaWriter& left) {
   const int tokens = step.tokens_max;
-  if (left.matrix != nullptr && streams(*left.matrix, tokens) && streams(reader, tokens)) return {squares_.get(), config_.hidden / square_values, config_.hidden, norm.epsilon};
+  if (left.matrix != nullptr && is_own(*left.matrix, tokens) && is_own(reader, tokens)) return {squares_.get(), config_.hidden / square_values, config_.hidden, norm.epsilon};
   if (const Quantized to = quantized_for(reader, tokens); to.values != nullptr) {
     normalize(stream_, step, norm, x_.get(), config_.hidden, to);
     return {};
@@ -49,7 +49,7 @@ NormInput CudaBackend::normed_input(const StepView& step, const DeviceNorm& norm
 }
 
 NormOutput CudaBackend::left_for(const StepView& step, const DeviceMatrix& writer, const CudaReader& next) const {
-  if (next.norm.weight == nullptr || !streams(writer, step.tokens_max) || !streams(*next.matrix, step.tokens_max)) return {};
+  if (next.norm.weight == nullptr || !is_own(writer, step.tokens_max) || !is_own(*next.matrix, step.tokens_max)) return {};
   return {next.norm.weight, normed_.get(), padded_columns(config_.hidden), squares_.get(), activations(*next.matrix, step.tokens_max)};
 }
 
@@ -116,22 +116,26 @@ void CudaBackend::run_operator(const StepView& step, const CudaGateUp& op) {
   const int tokens = step.tokens_max, stride = padded_columns(op.ffn);
   GateTask task{.wide = wide_.get(), .bias = op.linear.bias, .activation = op.activation, .is_gated = op.is_gated, .ffn = op.ffn, .out = gated_.get()};
   task.as = activations(*op.next.matrix, tokens);
-  if (!streams(op.linear.weight, tokens)) {
+  if (!is_own(op.linear.weight, tokens)) {
     multiply_many(op.linear.weight, normed_.get(), tokens, BlasLt::Result::bf16, wide_.get(), false);
     task.is_float32 = false;
     if (quantized_for(*op.next.matrix, tokens).values != nullptr) task.quantized = {gated_quants_.get(), gated_scales_.get()};
     return gate(stream_, tokens, task);
   }
   task.bias = nullptr;  // the matrix's kernel adds it
-  for (int first = 0; first < tokens; first += stream_tokens_max) {
-    const int count = std::min(stream_tokens_max, tokens - first);
-    const __nv_bfloat16* x = normed_.get() + int64_t{first} * op.linear.weight.columns;
-    MatmulOutput output{.kind = op.is_gated ? MatmulOutput::Kind::gate : MatmulOutput::Kind::store, .bias = op.linear.bias, .activation = op.activation, .as = task.as};
-    output.y = op.is_gated ? static_cast<void*>(gated_.get() + int64_t{first} * stride) : wide_.get();
-    output.stride = op.is_gated ? stride : op.linear.weight.rows;
+  MatmulOutput output{.kind = op.is_gated ? MatmulOutput::Kind::gate : MatmulOutput::Kind::store, .bias = op.linear.bias, .activation = op.activation, .as = task.as};
+  output.norm = norm;
+  if (op.is_gated) {
+    output.y = gated_.get();
+    output.stride = stride;
+    return multiply_own(op.linear.weight, normed_.get(), tokens, output);
+  }
+  output.y = wide_.get();
+  output.stride = op.linear.weight.rows;
+  for (int first = 0; first < tokens; first += wide_tokens_max) {
+    const int count = std::min(wide_tokens_max, tokens - first);
     output.norm = from(norm, first);
-    matmul_stream(stream_, op.linear.weight, x, count, output);
-    if (op.is_gated) continue;
+    multiply_own(op.linear.weight, normed_.get() + int64_t{first} * op.linear.weight.columns, count, output);
     task.out = gated_.get() + int64_t{first} * stride;
     gate(stream_, count, task);
   }
@@ -163,7 +167,7 @@ void CudaBackend::run_operator(const StepView& step, const CudaLogits& op) {
   if (step.samples_max == 0) return;
   const DeviceMatrix& w = op.linear.weight;
   normalize(stream_, step, Rows::samples, op.norm, x_.get(), config_.hidden, normed_.get(), activations(w, step.samples_max));
-  const int samples = streams(w, step.samples_max) ? step.samples_max : (step.samples_max + 63) / 64 * 64;
+  const int samples = is_own(w, step.samples_max) ? step.samples_max : (step.samples_max + 63) / 64 * 64;
   multiply(op.linear, normed_.get(), samples, logits_.get(), false);
   if (op.soft_cap != 0) finish_rows(stream_, samples, nullptr, op.soft_cap, logits_.get(), config_.vocabulary, config_.vocabulary);
 }
@@ -180,7 +184,7 @@ void CudaBackend::sample_tokens(const StepView& step) {
 
 // Matrices of E4M3 are multiplied by tokens of that type where there are many of them.
 Quantized CudaBackend::quantized_for(const DeviceMatrix& w, int tokens) const {
-  if (w.type != DeviceMatrix::Type::fp8 || streams(w, tokens)) return {};
+  if (w.type != DeviceMatrix::Type::fp8 || is_own(w, tokens)) return {};
   return {quants_.get(), quant_scales_.get()};
 }
 
@@ -207,16 +211,27 @@ void CudaBackend::multiply_many(const DeviceMatrix& w, const __nv_bfloat16* x, i
 
 void CudaBackend::multiply(const DeviceLinear& linear, const __nv_bfloat16* x, int tokens, float* y, bool adds, const NormInput& norm, const NormOutput& next) {
   const DeviceMatrix& w = linear.weight;
-  if (!streams(w, tokens)) {
+  if (!is_own(w, tokens)) {
     multiply_many(w, x, tokens, BlasLt::Result::f32, y, adds);
     if (linear.bias != nullptr) finish_rows(stream_, tokens, linear.bias, 0, y, w.rows, w.rows);
     return;
   }
-  for (int first = 0; first < tokens; first += stream_tokens_max) {
-    MatmulOutput output{.kind = adds ? MatmulOutput::Kind::add : MatmulOutput::Kind::store, .y = y + int64_t{first} * w.rows, .stride = w.rows, .bias = linear.bias};
-    output.norm = from(norm, first);
-    output.next = from(next, w.rows, first);
-    matmul_stream(stream_, w, x + int64_t{first} * w.columns, std::min(stream_tokens_max, tokens - first), output);
+  MatmulOutput output{.kind = adds ? MatmulOutput::Kind::add : MatmulOutput::Kind::store, .y = y, .stride = w.rows, .bias = linear.bias};
+  output.norm = norm;
+  output.next = next;
+  multiply_own(w, x, tokens, output);
+}
+
+// By the kernel for so many tokens, as many at a time as it takes.
+void CudaBackend::multiply_own(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const MatmulOutput& output) {
+  const bool is_wide = tokens >= wide_tokens_min && w.type != DeviceMatrix::Type::q4 && !limits_.is_deterministic;
+  const int most = is_wide ? wide_tokens_max : stream_tokens_max, value_bytes = output.kind == MatmulOutput::Kind::gate ? 2 : 4;
+  for (int first = 0; first < tokens; first += most) {
+    MatmulOutput part = output;
+    part.y = static_cast<uint8_t*>(output.y) + first * output.stride * value_bytes;
+    part.norm = from(output.norm, first);
+    part.next = from(output.next, w.rows, first);
+    (is_wide ? matmul_wide : matmul_stream)(stream_, w, x + int64_t{first} * w.columns, std::min(most, tokens - first), part);
   }
 }
 

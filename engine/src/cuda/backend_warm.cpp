@@ -49,7 +49,7 @@ bool CudaBackend::tune(int tokens) {
   std::vector<DeviceMatrix> alike;
   for (const CudaOperator& op : operators_) {
     const Product product = product_of(op);
-    if (product.w == nullptr || streams(*product.w, tokens)) continue;
+    if (product.w == nullptr || is_own(*product.w, tokens)) continue;
     alike.clear();
     for (const CudaOperator& other : operators_) {
       const DeviceMatrix* w = product_of(other).w;

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(gate_threads) gate_kernel(GateTask task, int s
   for (int i = static_cast<int>(blockIdx.x) * gate_values + static_cast<int>(threadIdx.x); i < end; i += gate_threads) {
     const float value = with_bias(task, t, i, width);
     const float result = task.is_gated ? gated(task.activation, value, with_bias(task, t, task.ffn + i, width)) : activate(task.activation, value);
-    store_value(task.out + t * stride + i, result, task.as);
+    store_value(task.out + t * stride, i, result, task.as);
   }
 }
 
@@ -102,7 +102,7 @@ void gate(cudaStream_t stream, int tokens, const GateTask& task) {
     gate(stream, tokens, rounded);
     return quantize_rows(stream, task.out, tokens, stride, task.quantized.values, task.quantized.scales);
   }
-  if (is_plain) {
+  if (is_plain && task.as == Activations::bfloat16) {
     const dim3 grid(static_cast<unsigned>((task.ffn / 8 + gate_threads - 1) / gate_threads), static_cast<unsigned>(tokens));
     return launch(stream, grid, gate_threads, 0, gate_eight_kernel, task, stride);
   }

@@ -67,9 +67,9 @@ struct ToHalf {
   __device__ void pair(int i, float first, float second) {
     uint32_t pair;
     asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-    *reinterpret_cast<uint32_t*>(out + e4m3_query_place(i)) = pair;
+    *reinterpret_cast<uint32_t*>(out + half_place(i)) = pair;
   }
-  __device__ void one(int i, float value) { reinterpret_cast<__half*>(out)[e4m3_query_place(i)] = __float2half_rn(fminf(fmaxf(value, -half_max), half_max)); }
+  __device__ void one(int i, float value) { reinterpret_cast<__half*>(out)[half_place(i)] = __float2half_rn(fminf(fmaxf(value, -half_max), half_max)); }
 };
 // A key or value in E4M3, likewise.
 struct ToE4m3 {

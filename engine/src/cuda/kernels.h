@@ -26,6 +26,9 @@ constexpr int padded_columns(int columns) { return (columns + column_multiple - 
 // bits than bfloat16 down to 2^-10 and as many down to 2^-13.
 enum class Activations : uint8_t { bfloat16, half };
 constexpr float half_divisor = 16;
+// Halves of each 16 columns lie as those of 0 1 4 5 8 9 12 13 2 3 6 7 10 11 14 15: where that of this one lies. So a thread has of such a row the four neighbouring
+// columns that it has of one of E4M3. Queries that meet keys in E4M3 lie so too, undivided.
+constexpr int half_place(int column) { return column / 16 * 16 + column % 4 / 2 * 8 + column % 16 / 4 * 2 + column % 2; }
 
 // A matrix in device memory: [rows][columns], rows contiguous, columns a multiple of column_multiple (those beyond the model's are zero).
 // Behind the last row at least 64 more may be read. Four bits lie as q4.h says.
@@ -36,7 +39,7 @@ struct DeviceMatrix {
   const float* scales = nullptr;  // [rows], of fp8 alone
   int rows = 0;
   int columns = 0;
-  int streamed_max = 32;  // tokens of a step in which it is multiplied by matmul_stream; in larger ones cuBLASLt is faster
+  int own_max = 32;  // tokens of a step in which our own kernels multiply it; in larger ones cuBLASLt is faster
 
   int64_t row_bytes() const { return type == Type::q4 ? q4_row_bytes(columns) : int64_t{columns} * (type == Type::fp8 ? 1 : 2); }
 };
@@ -80,6 +83,11 @@ struct MatmulOutput {
 constexpr int stream_tokens_max = 64;
 void matmul_stream(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const MatmulOutput& output);
 
+// matmul_wide.cu: for some more tokens, 1 to wide_tokens_max. Reads the matrix once, at the memory's pace, as long as there is less to multiply than to read. Matrices
+// are of bfloat16 or E4M3; x as above, and nothing behind its last token is read. The same product gives the same bits, but a token's depend on how many there are.
+constexpr int wide_tokens_min = 17, wide_tokens_max = 128;  // from the least on faster than matmul_stream
+void matmul_wide(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const MatmulOutput& output);
+
 // One layer's keys and values, of all slots. The first byte of a position's key is
 //   base + slot * slot_bytes + position / page_tokens * page_bytes + key_offset + head * head_bytes + position % page_tokens * head_dim * bytes_of(element)
 // and of its value likewise with value_offset. page_tokens is a multiple of 16, slot_bytes one of page_bytes; only pages up to the row's last position are mapped. Keys and
@@ -92,10 +100,6 @@ struct KvView {
   KvElement element = KvElement::bfloat16;
   const float *key_scales = nullptr, *value_scales = nullptr;  // [kv_heads], of E4M3 alone
 };
-
-// Queries that are multiplied by keys in E4M3 are float16, in the same 16 bits, and of each 16 dimensions lie as 0 1 4 5 8 9 12 13 2 3 6 7 10 11 14 15: where this
-// one lies. So a thread has of a query the four neighbouring dimensions that it has of a key.
-constexpr int e4m3_query_place(int dim) { return dim / 16 * 16 + dim % 4 / 2 * 8 + dim % 16 / 4 * 2 + dim % 2; }
 
 struct AttendShape {
   int heads = 0, kv_heads = 0, head_dim = 0;

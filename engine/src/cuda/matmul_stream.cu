@@ -182,7 +182,7 @@ __device__ float scale_of(const StreamTask& task, int row) { return task.scales 
 // One result of a row and a token, or of a gate row and its up row; returns what `store` and `add` leave.
 __device__ float finish(const StreamTask& task, int row, int token, float sum, float up) {
   const MatmulOutput& output = task.output;
-  const int64_t at = token * output.stride + row;
+  const int64_t line = token * output.stride;
   if (output.norm.squares != nullptr) {
     const float factor = reinterpret_cast<const float*>(shared + stream_barrier_bytes)[static_cast<int>(threadIdx.x) / group_threads * stream_tokens_max + token];
     sum *= factor;
@@ -192,10 +192,10 @@ __device__ float finish(const StreamTask& task, int row, int token, float sum, f
   if (output.kind == MatmulOutput::Kind::gate) {
     const int up_row = task.half_rows + row;
     up = fmaf(up, scale_of(task, up_row), output.bias == nullptr ? 0.0f : output.bias[up_row]);
-    store_value(static_cast<__nv_bfloat16*>(output.y) + at, gated(output.activation, sum, up), output.as);
+    store_value(static_cast<__nv_bfloat16*>(output.y) + line, row, gated(output.activation, sum, up), output.as);
     return 0;
   }
-  float* y = static_cast<float*>(output.y) + at;
+  float* y = static_cast<float*>(output.y) + line + row;
   return *y = output.kind == MatmulOutput::Kind::add ? *y + sum : sum;
 }
 

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(norm_threads) normalize_kernel(StepView step, 
   const Scale scale = scale_of(norm, x, n, partial);
   for (int i = 2 * static_cast<int>(threadIdx.x); i < n; i += 2 * static_cast<int>(blockDim.x)) {
     const float2 pair = apply_pair(norm, scale, x, i);
-    store_pair(out + static_cast<int64_t>(row) * stride + i, pair.x, pair.y, as);
+    store_pair(out + static_cast<int64_t>(row) * stride, i, pair.x, pair.y, as);
   }
 }
 

@@ -11,7 +11,7 @@ __device__ inline void leave_for_norm(const NormOutput& next, int rows, int row,
 #pragma unroll
   for (int distance = square_values / 2; distance > 0; distance /= 2) square += __shfl_xor_sync(0xffffffffu, square, distance);
   if (!exists) return;
-  store_value(next.x + token * next.stride + row, value * next.weight[row], next.as);
+  store_value(next.x + token * next.stride, row, value * next.weight[row], next.as);
   if (row % square_values == 0) next.squares[token * (rows / square_values) + row / square_values] = square;
 }
 

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "operand.cuh"
 #include "stream_plan.h"
 
 namespace millrace {
@@ -33,13 +34,6 @@ __device__ inline void multiply_add(float (&sum)[4], uint32_t a0, uint32_t a1, u
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-// Two values of E4M3 as float16.
-__device__ inline uint32_t halves_of(uint32_t pair) {
-  uint32_t halves;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<uint16_t>(pair)));
-  return halves;
 }
 
 // For device code, which may not call what the host can.
@@ -99,9 +93,10 @@ struct StreamFragment {
   uint32_t a[2][4];  // of two mma's
 };
 
-__device__ inline StreamFragment fragment_of(uint32_t first0, uint32_t second0, uint32_t first1, uint32_t second1) {
-  return {{{halves_of(first0), halves_of(second0), halves_of(first0 >> 16), halves_of(second0 >> 16)},
-           {halves_of(first1), halves_of(second1), halves_of(first1 >> 16), halves_of(second1 >> 16)}}};
+// Of 16 columns of a row of a block's first half, and of its second: those whose halves lie first, or second; see half_place.
+__device__ inline StreamFragment fragment_of(const uint4& first, const uint4& second, uint32_t half) {
+  const auto pair = [half](uint32_t word) { return halves_of(word, half); };
+  return {{{pair(first.x), pair(second.x), pair(first.y), pair(second.y)}, {pair(first.z), pair(second.z), pair(first.w), pair(second.w)}}};
 }
 
 template <int count, int T>
@@ -120,10 +115,7 @@ __device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMat
       const uint32_t chunk = (tokens + lane.tokens) ^ (64 * i ^ 16 * h);  // of the stage, so that none stays in a register beyond it
       StreamFragment fragment[count];
 #pragma unroll
-      for (int m = 0; m < count; m++) {
-        const uint4 first = raw[m][0], second = raw[m][1];
-        fragment[m] = h == 0 ? fragment_of(first.x, second.x, first.y, second.y) : fragment_of(first.z, second.z, first.w, second.w);
-      }
+      for (int m = 0; m < count; m++) fragment[m] = fragment_of(raw[m][0], raw[m][1], h);
 #pragma unroll
       for (int n = 0; n < T; n++) {
         const uint4 b = load_shared(chunk + static_cast<uint32_t>(n * stream_token_tile_bytes<DeviceMatrix::Type::fp8>));

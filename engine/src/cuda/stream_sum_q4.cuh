@@ -49,19 +49,17 @@ __device__ inline uint32_t q4_weights(uint32_t word, bool is_upper, __half2 scal
   return *reinterpret_cast<const uint32_t*>(&weights);
 }
 
-// 8 columns of a row of a block's first half, and of its second.
-__device__ inline StreamFragment fragment_of(uint32_t first, uint32_t second, const __half2 (&scales)[2], const __half2 (&minimums)[2]) {
+__device__ inline uint32_t word_of(const uint4& chunk, int i) { return i == 0 ? chunk.x : i == 1 ? chunk.y : i == 2 ? chunk.z : chunk.w; }
+
+// The i-th 8 halves that lie together: every second pair of two words' columns, of a row of a block's first half, and of its second.
+__device__ inline StreamFragment fragment_of(const uint4 (&raw)[2], int i, const __half2 (&scales)[2], const __half2 (&minimums)[2]) {
   StreamFragment fragment;
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
-    const uint32_t words[2] = {first >> 8 * i, second >> 8 * i};
+  for (int w = 0; w < 2; w++)
 #pragma unroll
-    for (int j = 0; j < 4; j++) fragment.a[i][j] = q4_weights(words[j % 2], j / 2 == 1, scales[j % 2], minimums[j % 2]);
-  }
+    for (int j = 0; j < 4; j++) fragment.a[w][j] = q4_weights(word_of(raw[j % 2], i / 2 * 2 + w) >> j / 2 * 8, i % 2 == 1, scales[j % 2], minimums[j % 2]);
   return fragment;
 }
-
-__device__ inline uint32_t word_of(const uint4& chunk, int i) { return i == 0 ? chunk.x : i == 1 ? chunk.y : i == 2 ? chunk.z : chunk.w; }
 
 template <int count, int T>
 __device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::q4>& rows, uint32_t tokens, StreamSums<T>& sums, StreamLane<DeviceMatrix::Type::q4> lane) {
@@ -82,7 +80,7 @@ __device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMat
     const uint32_t chunk = (tokens + lane.tokens) ^ static_cast<uint32_t>(16 * i);  // of the stage, so that none stays in a register beyond it
     StreamFragment fragment[count];
 #pragma unroll
-    for (int m = 0; m < count; m++) fragment[m] = fragment_of(word_of(raw[m][0], i), word_of(raw[m][1], i), scales[m], minimums[m]);
+    for (int m = 0; m < count; m++) fragment[m] = fragment_of(raw[m], i, scales[m], minimums[m]);
 #pragma unroll
     for (int n = 0; n < T; n++) {
       const uint4 b = load_shared(chunk + static_cast<uint32_t>(n * stream_token_tile_bytes<DeviceMatrix::Type::q4>));

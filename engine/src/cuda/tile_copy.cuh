@@ -63,6 +63,8 @@ __device__ inline void cluster_begin() {
 __device__ inline void cluster_end() {
   asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
 }
+// To leave, when what they have read is read: it tells nothing of what they wrote, and so waits for no writes.
+__device__ inline void cluster_leave() { asm volatile("barrier.cluster.arrive.relaxed;\n\tbarrier.cluster.wait;" ::: "memory"); }
 
 // How long L2 should keep what is read once.
 __device__ inline uint64_t evict_first_policy() {
@@ -89,6 +91,13 @@ __device__ inline void copy_tile(uint32_t to, const CUtensorMap& map, TilePlace 
       "l"(&map), "r"(at.column), "r"(at.unit), "r"(at.row), "r"(barrier), "l"(policy)
       : "memory");
 }
+// The same of four dimensions, of which the second and the third come whole.
+__device__ inline void copy_blocks(uint32_t to, const CUtensorMap& map, int column, int block, uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(&map), "r"(column), "r"(0), "r"(block), "r"(barrier), "l"(policy)
+      : "memory");
+}
 // To the same place in every block whose bit is set, each of which has its own barrier told.
 __device__ inline void copy_tile_to_peers(uint32_t to, const CUtensorMap& map, TilePlace at, uint32_t barrier, uint16_t peers) {
   asm volatile(
@@ -97,4 +106,19 @@ __device__ inline void copy_tile_to_peers(uint32_t to, const CUtensorMap& map, T
       "l"(&map), "r"(at.column), "r"(at.unit), "r"(at.row), "r"(barrier), "h"(peers)
       : "memory");
 }
+
+// Four values to shared memory, and from the same place in another block of the cluster.
+__device__ inline void store_shared(uint32_t address, float4 value) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w) : "memory");
+}
+__device__ inline float4 load_at(uint32_t address, uint32_t rank) {
+  float4 value;
+  asm volatile(
+      "{\n\t.reg .b32 there;\n\tmapa.shared::cluster.u32 there, %4, %5;\n\tld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there];\n\t}"
+      : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+      : "r"(address), "r"(rank)
+      : "memory");
+  return value;
+}
+
 }  // namespace millrace

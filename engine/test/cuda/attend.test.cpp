@@ -218,7 +218,7 @@ class Scene {
         if (form_.element == KvElement::bfloat16)
           padded[t * stride + i] = value;
         else  // heads are multiples of 16 dimensions, which change places among themselves
-          padded[t * stride + static_cast<size_t>(e4m3_query_place(static_cast<int>(i)))] = __half_as_ushort(__float2half_rn(float_of(value)));
+          padded[t * stride + static_cast<size_t>(half_place(static_cast<int>(i)))] = __half_as_ushort(__float2half_rn(float_of(value)));
       }
     return padded;
   }

@@ -160,7 +160,7 @@ TEST("keys and values in E4M3 are what they are in bfloat16, over their heads' s
           for (int head = 0; head < kv_heads; head++) scales->push_back(std::ldexp(1.0f, random.between(-4, 12)));
         const auto exact = each.run(KvElement::bfloat16), kept = each.run(KvElement::e4m3);
         for (int i = 0; i < heads * head_dim; i++) {
-          const float right = test::float_of(exact.q[static_cast<size_t>(i)]), value = half_at(kept.q.data(), e4m3_query_place(i));
+          const float right = test::float_of(exact.q[static_cast<size_t>(i)]), value = half_at(kept.q.data(), half_place(i));
           CHECK(std::fabs(value - right) <= std::max(std::fabs(right) * 0x1p-8f, 0x1p-20f), "query ", i, ": ", value, ", not ", right);
         }
         for (int head = 0; head < kv_heads; head++)
@@ -182,6 +182,6 @@ TEST("in E4M3, what is too large becomes the largest, and zeros stay zeros") {
   for (int d = 0; d < head_dim; d++) {
     CHECK_EQUAL(test::e4m3_of(kept.rows(false, 0)[position * head_dim + d]), d % 2 == 0 ? 0.0f : 448.0f);
     CHECK_EQUAL(test::e4m3_of(kept.rows(true, 0)[position * head_dim + d]), d % 2 == 0 ? -448.0f : 0.0f);
-    CHECK_EQUAL(half_at(kept.q.data(), e4m3_query_place(d)), d % 2 == 0 ? 65504.0f : -65504.0f);
+    CHECK_EQUAL(half_at(kept.q.data(), half_place(d)), d % 2 == 0 ? 65504.0f : -65504.0f);
   }
 }
