@@ -128,12 +128,14 @@ void check_turns(CachedModel& model, test::Random& random, int turns, const std:
 
 }  // namespace
 
-// Room for 12 whole contexts: what is found is adopted or shared; for 4: what was found a moment ago is evicted.
+// Room for 12 whole contexts: what is found is adopted or shared; for 4: what was found a moment ago is evicted. Sanitizers get half of them.
 TEST("logits have the same bits with the cache and without, through windows, pages and evictions") {
   test::Random random;
   uint64_t evicted = 0;
+  int cases = 0;
   for (const char* name : {"llama3", "mistral", "gemma2", "gemma3", "gpt-oss"})
     for (const auto& [pages_of, element] : {std::pair{12, KvElement::float32}, {4, KvElement::float16}, {6, KvElement::int8}}) {
+      if (test::is_sanitized && cases++ % 2 == 1) continue;
       CachedModel model(name, element, pages_of);
       check_turns(model, random, 30, name);
       CHECK(model.counts().hits >= 5, name, " found ", model.counts().hits, " prefixes");

@@ -14,6 +14,14 @@
 
 namespace millrace::test {
 
+// Under sanitizers a step takes ten times as long: the longest tests do less there, and all of it without.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool is_sanitized = true;
+#else
+inline constexpr bool is_sanitized = false;
+#endif
+
+
 struct Case {
   const char* title;
   void (*body)();
