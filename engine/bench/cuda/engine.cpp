@@ -3,7 +3,7 @@
 //
 //     bench_cuda_engine MODEL steps PRECISION [REPEATS]      batches of 1, 8, 64 and 256 prompts of 128 tokens
 //     bench_cuda_engine MODEL prefill PRECISION [REPEATS]    one prompt of 4,096 tokens, and 64 of 128
-//     bench_cuda_engine MODEL start PRECISION                from the program's first line to the first token of a prompt of 128
+//     bench_cuda_engine MODEL start PRECISION                from the program's first line to the first token of a prompt of 128; then the disk's own rate
 //     bench_cuda_engine MODEL kl PRECISION TOKENS [CHUNK]    mean KL from the model in float32 on a CPU, and both perplexities, over a file of int32 token
 //                                                            ids: 512 at once, or in steps of CHUNK
 //     bench_cuda_engine MODEL trace PRECISION BATCH          a few steps of one batch, for a profiler
@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "bench/cuda/case.h"
+#include "bench/cuda/disk_rate.h"
 #include "bench/random.h"
 #include "engine.h"
 
@@ -191,6 +192,7 @@ void start(const Case& wanted) {
   run.time({1, 128, 1});
   const auto seconds = [](Clock::duration time) { return std::chrono::duration<double>(time).count(); };
   std::printf("start: first token after %.2f s, %.2f s of them loading\n", seconds(Clock::now() - begun), seconds(loaded - begun));
+  bench::tell_disk_rate(wanted.path);  // last: a disk of a network remembers too what was read
 }
 
 void trace(const Case& wanted, int batch) {
