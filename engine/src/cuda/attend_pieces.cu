@@ -44,11 +44,14 @@ __device__ PieceItem item_at(const AttendTask& task, int index, int block_querie
           token.slot, max(begin, first), min(begin + chunk_tokens, token.position + 1), piece.first + first_chunk, piece.count - first_chunk};
 }
 
+// A run's keys, from the first key of its slot's head. A task whose kv is of another type has another of these: the benchmark's, by block tables.
+__device__ __forceinline__ const uint8_t* place_of_run(const KvRuns& kv, const uint8_t* keys, int, int run) { return keys + offset_of_run(kv, run); }
+
 // Where a warp is in its runs, over all items that its block takes.
 template <int warps>
 struct RunCursor {
   int index, warp;
-  int run = 0, from = 0, upto = 0;  // the next run, and what is seen of its chunk
+  int run = 0, from = 0, upto = 0, slot = 0;  // the next run, what is seen of its chunk, and whose it is
   const uint8_t* keys = nullptr;    // of the slot's head
 
   __device__ static int first_run(int from, int warp) {
@@ -56,19 +59,19 @@ struct RunCursor {
     return run + ((warp - run) & (warps - 1));
   }
   // Goes on to the next item, from `index` on, in which the warp has a run.
-  __device__ void find(const AttendTask& task, int items, int block_queries) {
+  __device__ void find(const auto& task, int items, int block_queries) {
     for (; index < items; index += static_cast<int>(gridDim.x)) {
       const PieceItem item = item_at(task, index, block_queries);
-      from = item.from, upto = item.upto, run = first_run(from, warp);
+      from = item.from, upto = item.upto, slot = item.slot, run = first_run(from, warp);
       keys = keys_of(task.kv, item.slot, item.kv_head);
       if (run * run_tokens < upto) return;
     }
   }
   template <typename Kv, int dims>
-  __device__ void ask(const AttendTask& task, int items, int block_queries, uint32_t to, int lane) {
+  __device__ void ask(const auto& task, int items, int block_queries, uint32_t to, int lane) {
     if (index < items) {
       const Seen seen = {from - run * run_tokens, upto - run * run_tokens};
-      const uint8_t* place = keys + offset_of_run(task.kv, run);
+      const uint8_t* place = place_of_run(task.kv, keys, slot, run);
       copy_run<Kv, dims, 32>(to, place, task.shape.head_dim, seen, lane);
       const uint8_t* values = place + (task.kv.view.value_offset - task.kv.view.key_offset);
       copy_run<Kv, dims, 32>(to + run_tokens * row_bytes<dims, Kv::value_bytes>, values, task.shape.head_dim, seen, lane);
@@ -151,8 +154,8 @@ struct Told {
   }
 };
 
-template <typename Kv, int dims, int tiles>
-__global__ void __launch_bounds__(PieceForm<Kv, dims, tiles>::threads, PieceForm<Kv, dims, tiles>::blocks_min) pieces_kernel(const __grid_constant__ AttendTask task) {
+template <typename Kv, int dims, int tiles, typename Task>
+__global__ void __launch_bounds__(PieceForm<Kv, dims, tiles>::threads, PieceForm<Kv, dims, tiles>::blocks_min) pieces_kernel(const __grid_constant__ Task task) {
   using Form = PieceForm<Kv, dims, tiles>;
   __shared__ Told<Kv, dims, tiles> told;
   let_next_begin();
@@ -202,11 +205,11 @@ __global__ void __launch_bounds__(PieceForm<Kv, dims, tiles>::threads, PieceForm
   wait_for_copies<0>();
 }
 
-template <typename Kv, int dims, int tiles>
-void launch_pieces(cudaStream_t stream, AttendTask task) {
+template <typename Kv, int dims, int tiles, typename Task>
+void launch_pieces(cudaStream_t stream, Task task) {
   using Form = PieceForm<Kv, dims, tiles>;
   static const int resident_blocks = [] {
-    const auto kernel = pieces_kernel<Kv, dims, tiles>;
+    const auto kernel = pieces_kernel<Kv, dims, tiles, Task>;
     int device = 0, multiprocessors = 0, blocks = 0;
     allow_shared(kernel, Form::shared_bytes);
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), "preferring shared memory");
@@ -217,11 +220,11 @@ void launch_pieces(cudaStream_t stream, AttendTask task) {
   }();
   task.blocks = (task.group + Form::queries - 1) / Form::queries;
   const int items = task.step.pieces_max * task.shape.kv_heads * task.blocks;
-  launch(stream, static_cast<unsigned>(std::min(items, resident_blocks)), Form::threads, Form::shared_bytes, pieces_kernel<Kv, dims, tiles>, task);
+  launch(stream, static_cast<unsigned>(std::min(items, resident_blocks)), Form::threads, Form::shared_bytes, pieces_kernel<Kv, dims, tiles, Task>, task);
 }
 
 template <typename Kv>
-void launch_pieces(cudaStream_t stream, const AttendTask& task) {
+void launch_pieces(cudaStream_t stream, const auto& task) {
   const bool has_few = task.group <= 8;
   const int head_dim = task.shape.head_dim;
   if (head_dim <= 64) return has_few ? launch_pieces<Kv, 64, 1>(stream, task) : launch_pieces<Kv, 64, 2>(stream, task);
