@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds, checks and times the CUDA backend on a machine with a Hopper GPU, and prints one table last:
 #
-#     scripts/gpu/run.sh [PART...]        build test sanitize kernels steps prefill start traffic logits; all of them where none is named
+#     scripts/gpu/run.sh [PART...]        build test sanitize kernels steps prefill start traffic deterministic logits; all where none is named
 #
 # Needs CUDA 13, CMake and a C++ compiler; for all from `steps` on Python with torch, safetensors and transformers, which write
 # checkpoints of published shapes with random weights into a folder in memory (BUILD and MODELS name others). No network, no Node.
@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=${BUILD:-engine/build/gpu} models=${MODELS:-/dev/shm/millrace} out=${OUT:-engine/build/gpu-results}
 parts=("$@")
-if [ ${#parts[@]} -eq 0 ]; then parts=(build test sanitize kernels steps prefill start traffic logits); fi
+if [ ${#parts[@]} -eq 0 ]; then parts=(build test sanitize kernels steps prefill start traffic deterministic logits); fi
 mkdir -p "$out" "$models"
 table=$out/table.txt
 : >"$table"
@@ -32,7 +32,7 @@ for part in "${parts[@]}"; do
   case $part in
     build)
       cmake -S engine -B "$build" -G Ninja -DMILLRACE_CUDA=ON >"$out/build.log" 2>&1
-      cmake --build "$build" --target engine_tests bench_cuda_engine bench_cuda_traffic bench_cuda_matmul_stream bench_cuda_attend bench_cuda_sample >>"$out/build.log" 2>&1
+      cmake --build "$build" --target engine_tests bench_cuda_engine bench_cuda_traffic bench_cuda_deterministic bench_cuda_matmul_stream bench_cuda_attend bench_cuda_sample >>"$out/build.log" 2>&1
       ;;
     test)
       for test in pages vectors heads matmul_stream q4 attend sample golden; do
@@ -58,10 +58,10 @@ for part in "${parts[@]}"; do
       done
       ;;
     kernels)
-      for bench in "matmul_stream layers" "matmul_stream matrices" "attend 512" "sample"; do
+      for bench in "matmul_stream layers" "matmul_stream matrices" "attend 512" "attend 512 table" "sample"; do
         read -ra words <<<"$bench"
-        try 120 "bench_${bench/ /_}" "$build/bench_cuda_${words[0]}" "${words[@]:1}"
-        tell <"$out/bench_${bench/ /_}.log"
+        try 120 "bench_${bench// /_}" "$build/bench_cuda_${words[0]}" "${words[@]:1}"
+        tell <"$out/bench_${bench// /_}.log"
       done
       ;;
     steps | prefill)
@@ -93,6 +93,13 @@ for part in "${parts[@]}"; do
         sed -n "s/^$what:/$what, llama-3.1-8b $precision:/p" "$out/$what.log" | tell
       done
       ;;
+    deterministic)
+      model llama-3.1-8b
+      for precision in deterministic deterministic-kv8; do
+        try 480 "$precision" "$build/bench_cuda_deterministic" "$models/llama-3.1-8b" "$precision"
+        sed -n "s/^deterministic:/bits, llama-3.1-8b $precision:/p" "$out/$precision.log" | tell
+      done
+      ;;
     logits)
       model llama-3.1-8b-4-layers
       for precision in stored fp8; do
@@ -103,7 +110,7 @@ for part in "${parts[@]}"; do
       rm -f "$out/logits.bin"
       ;;
     *)
-      echo "no part is called $part: build test sanitize kernels steps prefill start traffic logits" >&2
+      echo "no part is called $part: build test sanitize kernels steps prefill start traffic deterministic logits" >&2
       exit 2
       ;;
   esac

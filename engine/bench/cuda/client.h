@@ -22,6 +22,7 @@ struct Seen {
   uint32_t prompt_tokens = 0, cached_tokens = 0;
   Finish finish = Finish::failed;
   std::vector<int32_t> ids;
+  std::vector<TokenLogprob> logprobs;  // as the events have them, where they were asked for
 
   double ttft_ms() const { return token_us.empty() ? 0 : static_cast<double>(token_us[0] - submitted_us) / 1000; }
 };
@@ -43,7 +44,10 @@ class Client {
   }
   // The request's number; 0 where it was refused: then `why_refused` tells.
   uint32_t submit(std::vector<int32_t> prompt, int answer_tokens, ServiceClass service, const Deadlines& deadlines) {
-    Request request{.id = ++last_, .prompt = std::move(prompt), .tokens_max = answer_tokens, .ignores_end = true, .service = service, .deadlines = deadlines};
+    return submit({.prompt = std::move(prompt), .tokens_max = answer_tokens, .ignores_end = true, .service = service, .deadlines = deadlines});
+  }
+  uint32_t submit(Request request) {
+    request.id = ++last_;
     {
       const std::lock_guard lock(mutex_);
       seen_[last_].submitted_us = now_us();
@@ -103,6 +107,7 @@ class Client {
           has_tokens = true;
           seen.token_us.insert(seen.token_us.end(), event.ids.size(), now);
           seen.ids.insert(seen.ids.end(), event.ids.begin(), event.ids.end());
+          seen.logprobs.insert(seen.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
         }
         if (event.kind != EventKind::finished) continue;
         has_ended = true;
