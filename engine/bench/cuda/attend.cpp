@@ -87,11 +87,12 @@ class Bench {
   }
   // Blocks that lie as pages do have the same keys and values.
   bool answers_alike(KvElement element, const Work& work) {
-    std::vector<uint16_t> answers[2] = {std::vector<uint16_t>(static_cast<size_t>(work.rows) * static_cast<size_t>(width())), answers[0]};
+    std::vector<uint16_t> answers[2];
     for (const Blocks blocks : {Blocks::none, Blocks::in_order}) {
       check(cudaMemset(out_.get(), 0xff, out_.bytes()), "clearing answers");
       time(element, work, tile_tokens, blocks);
       std::vector<uint16_t>& answer = answers[blocks == Blocks::none ? 0 : 1];
+      answer.resize(static_cast<size_t>(work.rows) * static_cast<size_t>(width()));
       check(cudaMemcpy(answer.data(), out_.get(), answer.size() * sizeof(uint16_t), cudaMemcpyDeviceToHost), "reading answers");
     }
     return answers[0] == answers[1];
