@@ -23,7 +23,9 @@ constexpr int cached_slots_a_slot = 4, cached_slots_max = 256;
 constexpr int64_t address_bytes_max = int64_t{32} << 40;
 // What a step has room for beside the decodes of all slots.
 constexpr int prefill_tokens_min = 64;
-// A GPU reads its weights once a step, however many tokens that has: so many more than a CPU's.
+// A GPU's slices are whole tiles, the larger of which bring far more tokens for little more time.
+constexpr double gpu_prefill_share_min = 0.5;
+// It reads its weights once a step, however many tokens that has: so many more than a CPU's.
 constexpr int gpu_step_tokens_max = 2048, gpu_tokens_multiple = 64, gpu_tokens_multiple_fp8 = 128;
 
 // How long each part of loading took.
@@ -208,6 +210,7 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   info.log.push_back(describe_kernels(*parts, options));
   ScheduleLimits& limits = parts->schedule_limits;
   limits.slots_max = parts->options.slots;
+  if (parts->gpu) limits.prefill_share_min = gpu_prefill_share_min;
   if (parts->gpu && !options.deterministic) limits.tokens_multiple = options.precision == Precision::fp8 ? gpu_tokens_multiple_fp8 : gpu_tokens_multiple;
   limits.step_tokens_max = std::max(parts->gpu && !options.deterministic ? gpu_step_tokens_max : limits.step_tokens_max, parts->options.slots + prefill_tokens_min);
   info.has_formats = has_grammars();

@@ -27,7 +27,7 @@ struct CudaReader {
   const DeviceMatrix* matrix = nullptr;
   DeviceNorm norm = {};
 };
-// Who writes x and leaves the norm, where both its matrix and the reader's are streamed.
+// Who writes x and leaves the norm, where our own kernels multiply both its matrix and the reader's.
 struct CudaWriter {
   const DeviceMatrix* matrix = nullptr;  // none: nobody leaves it
 };

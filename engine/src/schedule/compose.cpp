@@ -12,8 +12,7 @@ constexpr double pace_kept = 0.85;           // a step takes at most this part o
 constexpr double credit_spent = 0.12;        // and this part of what the stream has banked beyond it;
 constexpr double pace_late = 0.5;            // but who is late is caught up at twice the pace, not by steps that cost more than they bring
 constexpr double guard_kept = 0.5;           // a stall longer than this part of the pace cannot be guarded against
-constexpr double pressure_margin = 1.3;      // prompts get this much more of the time than their deadlines ask for,
-constexpr double prefill_share_min = 0.5;    // and this much at least: a step is then at most twice one without prompts
+constexpr double pressure_margin = 1.3;      // prompts get this much more of the time than their deadlines ask for
 constexpr double prefill_share_max = 0.97;
 constexpr double prefill_share_late = 0.33;  // where decoding alone is slower than the pace, prompts do not wait for it to recover
 constexpr size_t prompts_kind_max = 3;
@@ -134,7 +133,7 @@ double Schedule::time_for_step(Step& step) {
   if (step.decodes.empty()) return longest_us;
   // Small slices are kind to readers but cost a step's reading of the weights each: not where prompts pile up.
   is_pressed |= prefilling_.size() + waiting_.size() > prompts_kind_max;
-  const double share = std::clamp(pressure_margin * pressure, prefill_share_min, prefill_share_max);
+  const double share = std::clamp(pressure_margin * pressure, limits_.prefill_share_min, prefill_share_max);
   const double wanted_us = is_pressed ? allowed_us : std::min(decode_us / (1 - share), allowed_us);
   return is_too_slow || step.allowed_us > 1e17 ? std::max(wanted_us, decode_us / (1 - prefill_share_late)) : wanted_us;
 }

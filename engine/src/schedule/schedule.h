@@ -35,6 +35,7 @@ struct ScheduleLimits {
   int pages_max = 0;
   PageNeed page_need;
   int step_tokens_max = 256;      // positions a step
+  double prefill_share_min = 0.26;  // of a step's time, for prompts: at 0.26 it takes up to 1.35 times one without
   int tokens_multiple = 1;        // of a prompt's slices with what they are computed beside: a step of one more takes as long as one of the next multiple
   int64_t step_us_max = 100'000;  // aimed at where no promise asks for less: what a newcomer may have to wait for
   bool admits_all = false;        // promises everything to everybody; for comparison
