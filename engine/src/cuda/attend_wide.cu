@@ -20,9 +20,9 @@ namespace {
 
 // One of the warpgroups that multiply. What waits for products waits for them alone, and products wait for their turn.
 template <int dims>
-class WideGroup {
+class AttendGroup {
  public:
-  __device__ WideGroup(const AttendTask& task, const WideMemory<dims>& memory, int group)
+  __device__ AttendGroup(const AttendTask& task, const AttendMemory<dims>& memory, int group)
       : task_(task), memory_(memory), group_(group), thread_(static_cast<int>(threadIdx.x) % 128), lane_(thread_ % 32) {}
 
   __device__ void run() {
@@ -40,8 +40,8 @@ class WideGroup {
   }
 
  private:
-  using Memory = WideMemory<dims>;
-  static constexpr int runs = wide_positions / run_tokens;
+  using Memory = AttendMemory<dims>;
+  static constexpr int runs = attend_positions / run_tokens;
 
   __device__ __forceinline__ void attend(const TileItem& item) {
     float s[fragments][4], o[dims / 8][4], kept[2];
@@ -52,13 +52,13 @@ class WideGroup {
     mma_begin();
     score(s);
     mma_wait<0>();
-    take_scores(s, begin + wide_positions >= item.upto);
+    take_scores(s, begin + attend_positions >= item.upto);
     rows.weigh(s, begin, task_.shape.soft_cap, lane_, kept);
     wait_for_values(item, begin, turn_);
     pack(p, s);
     bool adds = false;
 #pragma unroll 1
-    for (int next = begin + wide_positions; next < item.upto; next += wide_positions, adds = true) {
+    for (int next = begin + attend_positions; next < item.upto; next += attend_positions, adds = true) {
       const Turn before = turn_;
       turn_.advance(Memory::stages);
       barrier_wait(memory_.full(false, turn_.slot), turn_.parity);
@@ -68,7 +68,7 @@ class WideGroup {
       add_values(o, p, before.slot, adds);
       give_turn();
       mma_wait<1>();
-      take_scores(s, next + wide_positions >= item.upto);
+      take_scores(s, next + attend_positions >= item.upto);
       rows.weigh(s, next, task_.shape.soft_cap, lane_, kept);
       mma_settled(s);
       wait_for_values(item, next, turn_);  // stands here for its loop, too: without one the compiler makes weights behind the wait, when nothing runs beside
@@ -122,7 +122,7 @@ class WideGroup {
   // Both warpgroups clear all positions that nobody sees, so that neither waits for the other; each thread has a position.
   __device__ __forceinline__ void wait_for_values(const TileItem& item, int begin, const Turn& turn) {
     barrier_wait(memory_.full(true, turn.slot), turn.parity);
-    if (begin >= item.from && begin + wide_positions <= item.upto) return;
+    if (begin >= item.from && begin + attend_positions <= item.upto) return;
     const int position = begin + thread_;
     const uint32_t line = memory_.tile(true, turn.slot) + static_cast<uint32_t>(thread_ / 8) * Memory::step + static_cast<uint32_t>(thread_ % 8) * line_bytes;
     if (position < item.from || position >= item.upto)
@@ -136,19 +136,19 @@ class WideGroup {
     __syncwarp();
     if (lane_ == 0) barrier_arrive(barrier);
   }
-  __device__ __forceinline__ void take_turn() { asm volatile("bar.sync %0, %1;" ::"r"(1 + wide_groups + group_), "n"(128 * wide_groups) : "memory"); }
-  __device__ __forceinline__ void give_turn() { asm volatile("bar.arrive %0, %1;" ::"r"(1 + wide_groups + (group_ ^ 1)), "n"(128 * wide_groups) : "memory"); }
+  __device__ __forceinline__ void take_turn() { asm volatile("bar.sync %0, %1;" ::"r"(1 + attend_groups + group_), "n"(128 * attend_groups) : "memory"); }
+  __device__ __forceinline__ void give_turn() { asm volatile("bar.arrive %0, %1;" ::"r"(1 + attend_groups + (group_ ^ 1)), "n"(128 * attend_groups) : "memory"); }
 
   const AttendTask& task_;
-  const WideMemory<dims> memory_;
+  const AttendMemory<dims> memory_;
   const int group_, thread_, lane_;
   Turn turn_;  // of the block of positions in hand
 };
 
 template <int dims>
-__global__ void __launch_bounds__(wide_threads, 1) wide_kernel(const __grid_constant__ AttendTask task, const __grid_constant__ WideMaps maps) {
+__global__ void __launch_bounds__(attend_threads, 1) attend_wide_kernel(const __grid_constant__ AttendTask task, const __grid_constant__ AttendMaps maps) {
   let_next_begin();
-  const WideMemory<dims> memory;
+  const AttendMemory<dims> memory;
   if (threadIdx.x == 0) {
     prefetch_map(maps.queries), prefetch_map(maps.keys), prefetch_map(maps.values);
     memory.init();
@@ -156,16 +156,16 @@ __global__ void __launch_bounds__(wide_threads, 1) wide_kernel(const __grid_cons
   __syncthreads();
   wait_for_previous();
   const int warp = __shfl_sync(full_warp, static_cast<int>(threadIdx.x) / 32, 0);
-  if (warp < wide_warps) {
+  if (warp < attend_warps) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    WideGroup<dims>(task, memory, warp / 4).run();
+    AttendGroup<dims>(task, memory, warp / 4).run();
     return;
   }
   asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
   if (threadIdx.x % 32 != 0) return;
-  if (warp == wide_warps) give_items<dims>(task, maps, memory);
-  if (warp == wide_warps + 1) bring_tiles<dims>(task, maps, memory, false);
-  if (warp == wide_warps + 2) bring_tiles<dims>(task, maps, memory, true);
+  if (warp == attend_warps) give_items<dims>(task, maps, memory);
+  if (warp == attend_warps + 1) bring_tiles<dims>(task, maps, memory, false);
+  if (warp == attend_warps + 2) bring_tiles<dims>(task, maps, memory, true);
 }
 
 CUtensorMap map_of_queries(const AttendTask& task) {
@@ -175,7 +175,7 @@ CUtensorMap map_of_queries(const AttendTask& task) {
                          .rank = 3,
                          .dimensions = {dims, static_cast<uint64_t>(task.shape.heads), static_cast<uint64_t>(task.step.tokens_max)},
                          .strides = {dims * 2, static_cast<uint64_t>(task.q_stride) * 2},
-                         .box = {64, static_cast<uint32_t>(group), static_cast<uint32_t>(wide_rows / group)}});
+                         .box = {64, static_cast<uint32_t>(group), static_cast<uint32_t>(attend_rows / group)}});
 }
 CUtensorMap map_of_positions(const AttendTask& task, int64_t offset) {
   constexpr uint64_t pages_max = uint64_t{1} << 28;  // more than there are: only what is mapped is asked for
@@ -189,16 +189,16 @@ CUtensorMap map_of_positions(const AttendTask& task, int64_t offset) {
 }
 
 template <int dims>
-void launch_wide(cudaStream_t stream, const AttendTask& task, const WideMaps& maps) {
+void launch_attend_wide(cudaStream_t stream, const AttendTask& task, const AttendMaps& maps) {
   static const int multiprocessors = [] {
     int device = 0, count = 0;
-    allow_shared(wide_kernel<dims>, WideMemory<dims>::bytes);
+    allow_shared(attend_wide_kernel<dims>, AttendMemory<dims>::bytes);
     check(cudaGetDevice(&device), "looking for the device");
     check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "counting multiprocessors");
     return count;
   }();
   const int items = task.step.tiles_max * task.shape.kv_heads;
-  launch(stream, static_cast<unsigned>(std::min(items, multiprocessors)), wide_threads, WideMemory<dims>::bytes, wide_kernel<dims>, task, maps);
+  launch(stream, static_cast<unsigned>(std::min(items, multiprocessors)), attend_threads, AttendMemory<dims>::bytes, attend_wide_kernel<dims>, task, maps);
 }
 
 }  // namespace
@@ -210,9 +210,9 @@ bool attends_wide(const AttendShape& shape, KvElement element) {
 void attend_wide(cudaStream_t stream, const AttendTask& task) {
   const KvView& kv = task.kv.view;
   if (kv.slot_bytes % kv.page_bytes != 0) throw CudaError("slots of keys and values are no multiple of their pages");
-  const WideMaps maps{map_of_queries(task), map_of_positions(task, kv.key_offset), map_of_positions(task, kv.value_offset), static_cast<int>(kv.slot_bytes / kv.page_bytes)};
-  if (task.shape.head_dim == 64) return launch_wide<64>(stream, task, maps);
-  launch_wide<128>(stream, task, maps);
+  const AttendMaps maps{map_of_queries(task), map_of_positions(task, kv.key_offset), map_of_positions(task, kv.value_offset), static_cast<int>(kv.slot_bytes / kv.page_bytes)};
+  if (task.shape.head_dim == 64) return launch_attend_wide<64>(stream, task, maps);
+  launch_attend_wide<128>(stream, task, maps);
 }
 
 }  // namespace millrace

@@ -8,13 +8,13 @@
 
 namespace millrace {
 
-extern __shared__ __align__(1024) uint8_t wide_memory[];
+extern __shared__ __align__(1024) uint8_t attend_memory[];
 
-constexpr int wide_rows = 128, wide_positions = 128, wide_groups = 2, wide_warps = 4 * wide_groups, wide_threads = 128 * (wide_groups + 1), items_ahead = 2;
-constexpr int fragments = wide_positions / 8;  // of scores, 8 positions each
+constexpr int attend_rows = 128, attend_positions = 128, attend_groups = 2, attend_warps = 4 * attend_groups, attend_threads = 128 * (attend_groups + 1), items_ahead = 2;
+constexpr int fragments = attend_positions / 8;  // of scores, 8 positions each
 constexpr uint32_t line_bytes = 128, eight_lines = 8 * line_bytes;
 
-struct WideMaps {
+struct AttendMaps {
   CUtensorMap queries;       // [tokens][heads][head_dim]
   CUtensorMap keys, values;  // [pages of all slots][8 positions, of all heads][halves of head_dim][positions][64 dimensions]
   int slot_pages = 0;
@@ -22,19 +22,19 @@ struct WideMaps {
 
 // Shared memory: queries, two rings of keys and of values, barriers, items.
 template <int dims>
-struct WideMemory {
+struct AttendMemory {
   static constexpr int halves = dims / 64, stages = dims == 64 ? 4 : 3;
-  static constexpr uint32_t half_bytes = wide_rows * line_bytes, step = halves * eight_lines, run_bytes = 2 * step, tile_bytes = wide_positions * halves * line_bytes;
+  static constexpr uint32_t half_bytes = attend_rows * line_bytes, step = halves * eight_lines, run_bytes = 2 * step, tile_bytes = attend_positions * halves * line_bytes;
   static constexpr uint32_t barriers_at = halves * half_bytes + 2 * stages * tile_bytes, barrier_count = 4 * stages + 2 + 2 * items_ahead;
   static constexpr uint32_t items_at = barriers_at + 8 * barrier_count;
   static constexpr size_t bytes = items_at + items_ahead * sizeof(TileItem);
 
   uint32_t begin;
 
-  __device__ WideMemory() : begin(shared_address(wide_memory)) {}
+  __device__ AttendMemory() : begin(shared_address(attend_memory)) {}
   __device__ uint32_t queries(int half) const { return begin + static_cast<uint32_t>(half) * half_bytes; }
   __device__ uint32_t tile(bool is_values, int slot) const { return queries(halves) + static_cast<uint32_t>((is_values ? stages : 0) + slot) * tile_bytes; }
-  __device__ TileItem& item(int slot) const { return reinterpret_cast<TileItem*>(wide_memory + items_at)[slot]; }
+  __device__ TileItem& item(int slot) const { return reinterpret_cast<TileItem*>(attend_memory + items_at)[slot]; }
 
   // Barriers of what has come, and of what is read.
   __device__ uint32_t full(bool is_values, int slot) const { return barrier((is_values ? stages : 0) + slot); }
@@ -46,9 +46,9 @@ struct WideMemory {
 
   __device__ void init() const {
     for (int slot = 0; slot < stages; slot++)
-      for (const bool is_values : {false, true}) barrier_init(full(is_values, slot), 1), barrier_init(empty(is_values, slot), wide_warps);
-    barrier_init(queries_full(), 1), barrier_init(queries_empty(), wide_warps);
-    for (int slot = 0; slot < items_ahead; slot++) barrier_init(item_full(slot), 1), barrier_init(item_empty(slot), wide_warps + 2);
+      for (const bool is_values : {false, true}) barrier_init(full(is_values, slot), 1), barrier_init(empty(is_values, slot), attend_warps);
+    barrier_init(queries_full(), 1), barrier_init(queries_empty(), attend_warps);
+    for (int slot = 0; slot < items_ahead; slot++) barrier_init(item_full(slot), 1), barrier_init(item_empty(slot), attend_warps + 2);
     barriers_ready();
   }
 
@@ -59,7 +59,7 @@ struct WideMemory {
 // Where an item's blocks of positions begin.
 __device__ inline int first_block(const AttendTask& task, const TileItem& item) {
   const int begin = item.chunk * task.step.tile_chunk_tokens;
-  return begin + (item.from - begin) / wide_positions * wide_positions;
+  return begin + (item.from - begin) / attend_positions * attend_positions;
 }
 
 // A block draws a number after each of its items, until it is that of no item: so as many are drawn as there are items, and who draws the last sets the counter back.
@@ -71,12 +71,12 @@ __device__ inline int draw_item(const AttendTask& task, int items) {
 
 // One thread's. An item is drawn when the one before it has begun, and not earlier: blocks end at nearly the same time.
 template <int dims>
-__device__ void give_items(const AttendTask& task, const WideMaps& maps, const WideMemory<dims>& memory) {
+__device__ void give_items(const AttendTask& task, const AttendMaps& maps, const AttendMemory<dims>& memory) {
   const int items = task.step.counts->tiles * task.shape.kv_heads;
-  const uint32_t lines = wide_rows / task.group * task.group;
+  const uint32_t lines = attend_rows / task.group * task.group;
   Turn turn, queries;
   for (int index = static_cast<int>(blockIdx.x);; index = draw_item(task, items)) {
-    const TileItem item = index < items ? tile_item<wide_rows>(task, index) : TileItem{};
+    const TileItem item = index < items ? tile_item<attend_rows>(task, index) : TileItem{};
     if (index < items && item.from >= item.upto) continue;
     barrier_wait(memory.item_empty(turn.slot), turn.parity ^ 1);
     memory.item(turn.slot) = item;
@@ -85,8 +85,8 @@ __device__ void give_items(const AttendTask& task, const WideMaps& maps, const W
     if (index >= items) return;
     barrier_wait(memory.queries_empty(), queries.parity ^ 1);
     queries.advance(1);
-    barrier_expect(memory.queries_full(), WideMemory<dims>::halves * lines * line_bytes);
-    for (int half = 0; half < WideMemory<dims>::halves; half++)
+    barrier_expect(memory.queries_full(), AttendMemory<dims>::halves * lines * line_bytes);
+    for (int half = 0; half < AttendMemory<dims>::halves; half++)
       copy_tile(memory.queries(half), maps.queries, TilePlace{half * 64, item.kv_head * task.group, item.token}, memory.queries_full());
   }
 }
@@ -100,8 +100,8 @@ __device__ inline void copy_run_tile(uint32_t to, const CUtensorMap& map, int pa
 
 // One thread's, of keys or of values.
 template <int dims>
-__device__ void bring_tiles(const AttendTask& task, const WideMaps& maps, const WideMemory<dims>& memory, bool is_values) {
-  using Memory = WideMemory<dims>;
+__device__ void bring_tiles(const AttendTask& task, const AttendMaps& maps, const AttendMemory<dims>& memory, bool is_values) {
+  using Memory = AttendMemory<dims>;
   const CUtensorMap& map = is_values ? maps.values : maps.keys;
   Turn turn;
   for (Turn items;; items.advance(items_ahead)) {
@@ -109,8 +109,8 @@ __device__ void bring_tiles(const AttendTask& task, const WideMaps& maps, const 
     const TileItem item = memory.item(items.slot);
     barrier_arrive(memory.item_empty(items.slot));
     if (item.upto == 0) return;
-    for (int begin = first_block(task, item); begin < item.upto; begin += wide_positions, turn.advance(Memory::stages)) {
-      const int first = max(begin, item.from) / run_tokens, end = (min(begin + wide_positions, item.upto) + run_tokens - 1) / run_tokens;
+    for (int begin = first_block(task, item); begin < item.upto; begin += attend_positions, turn.advance(Memory::stages)) {
+      const int first = max(begin, item.from) / run_tokens, end = (min(begin + attend_positions, item.upto) + run_tokens - 1) / run_tokens;
       const uint32_t full = memory.full(is_values, turn.slot);
       barrier_wait(memory.empty(is_values, turn.slot), turn.parity ^ 1);
       barrier_expect(full, static_cast<uint32_t>(end - first) * Memory::run_bytes);
@@ -143,7 +143,7 @@ struct LaneRows {
   // seen nothing yet has weights of 0.
   __device__ __forceinline__ void weigh(float (&s)[fragments][4], int begin, float soft_cap, int lane, float (&kept)[2]) {
     cap_scores(s, soft_cap, 1);
-    if (begin < all_from || begin + wide_positions > all_upto) mask(s, begin + lane % 4 * 2);
+    if (begin < all_from || begin + attend_positions > all_upto) mask(s, begin + lane % 4 * 2);
     float raised[2] = {largest[0], largest[1]}, base[2], sum[2] = {};
 #pragma unroll
     for (int n = 0; n < fragments; n++)
