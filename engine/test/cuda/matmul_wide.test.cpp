@@ -17,46 +17,26 @@ Multiply wide(int splits = 0) {
   return [splits](const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const MatmulOutput& output) { matmul_wide(nullptr, w, x, tokens, output, {.splits = splits}); };
 }
 
-constexpr Stored types[] = {Stored::bf16, Stored::fp8};
-constexpr int token_counts[] = {1, 8, 17, 32, 33, 64, 65, 96, 100, 128};
+const std::vector<Stored> types = {Stored::bf16, Stored::fp8};
+const std::vector<int> token_counts = {1, 8, 17, 32, 33, 64, 65, 96, 100, 128};
 
 }  // namespace
 
 TEST("small matrices are right for any number of tokens, stored and added, with and without bias") {
   need_gpu();
-  Random random;
-  const std::pair<int, int> shapes[] = {{16, 64}, {48, 64}, {96, 128}, {300, 64}, {7, 192}, {4100, 320}};
-  for (const Stored type : types)
-    for (const auto& [rows, columns] : shapes) {
-      const Matrix matrix(random, type, rows, columns);
-      for (const int count : token_counts)
-        for (const Kind kind : {Kind::store, Kind::add}) check_products(wide(), random, matrix, count, {kind, random.chance(0.5)}, 200);
-    }
+  check_small_matrices(wide(), {types, token_counts, 200});
 }
 
 TEST("gates are right, with every activation") {
   need_gpu();
-  Random random;
-  const std::pair<int, int> shapes[] = {{2 * 16, 64}, {2 * 100, 192}, {2 * 1000, 256}, {2 * 3, 64}};
-  for (const Stored type : types)
-    for (const auto& [rows, columns] : shapes) {
-      const Matrix matrix(random, type, rows, columns);
-      for (const int count : token_counts)
-        for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf, Activation::clamped})
-          check_products(wide(), random, matrix, count, {Kind::gate, random.chance(0.5), activation}, 100);
-    }
+  check_gates(wide(), {types, token_counts, 100});
 }
 
 TEST("models' matrices are right, their columns divided or not") {
   need_gpu();
   Random random;
-  const struct {
-    int rows, columns;
-    Kind kind;
-  } shapes[] = {{6144, 4096, Kind::store}, {4096, 14336, Kind::add}, {2 * 14336, 4096, Kind::gate}, {49152, 576, Kind::store}, {576, 1536, Kind::add},
-                {2 * 1536, 576, Kind::gate}, {4544, 4544, Kind::store}, {2048, 2048, Kind::add}};
   for (const Stored type : types)
-    for (const auto& shape : shapes) {
+    for (const ProductShape& shape : model_shapes) {
       const Matrix matrix(random, type, shape.rows, shape.columns);
       for (const int count : {32, 61, 96, 128}) check_products(wide(), random, matrix, count, {shape.kind, true}, 20);
       for (const int splits : {1, 2, 3, 4})

@@ -284,4 +284,41 @@ inline void check_products(const Multiply& kernel, Random& random, const Matrix&
 }
 
 
+// What every kernel of matrices is held to, for its types and numbers of tokens: small and crooked matrices, gates, and, of models' shapes, a sample of rows.
+struct ProductCases {
+  std::vector<Stored> types;
+  std::vector<int> token_counts;
+  int samples = 200;  // results a token
+};
+struct ProductShape {
+  int rows, columns;
+  Kind kind;
+};
+constexpr ProductShape model_shapes[] = {{6144, 4096, Kind::store}, {4096, 14336, Kind::add},  {2 * 14336, 4096, Kind::gate}, {49152, 576, Kind::store},
+                                         {576, 1536, Kind::add},    {2 * 1536, 576, Kind::gate}, {4544, 4544, Kind::store},     {2048, 2048, Kind::add}};
+
+inline void check_small_matrices(const Multiply& kernel, const ProductCases& cases) {
+  Random random;
+  const std::pair<int, int> shapes[] = {{16, 64}, {48, 64}, {96, 128}, {300, 64}, {7, 192}, {4100, 320}};
+  for (const Stored type : cases.types)
+    for (const auto& [rows, columns] : shapes) {
+      const Matrix matrix(random, type, rows, columns);
+      for (const int count : cases.token_counts)
+        for (const Kind kind : {Kind::store, Kind::add}) check_products(kernel, random, matrix, count, {kind, random.chance(0.5)}, cases.samples);
+    }
+}
+
+inline void check_gates(const Multiply& kernel, const ProductCases& cases) {
+  Random random;
+  const std::pair<int, int> shapes[] = {{2 * 16, 64}, {2 * 100, 192}, {2 * 1000, 256}, {2 * 3, 64}};
+  for (const Stored type : cases.types)
+    for (const auto& [rows, columns] : shapes) {
+      if (type == Stored::q4 && rows / 2 % q4_rows != 0) continue;  // such gates are not kept in four bits
+      const Matrix matrix(random, type, rows, columns);
+      for (const int count : cases.token_counts)
+        for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf, Activation::clamped})
+          check_products(kernel, random, matrix, count, {Kind::gate, random.chance(0.5), activation}, cases.samples);
+    }
+}
+
 }  // namespace millrace::test
