@@ -21,7 +21,7 @@ namespace millrace {
 constexpr int column_multiple = 64;
 constexpr int padded_columns(int columns) { return (columns + column_multiple - 1) / column_multiple * column_multiple; }
 
-// What activations that matrices read are stored as. E4M3 and four bits become float16 in fewer instructions than bfloat16: so matmul_stream.cu reads,
+// What activations that matrices read are stored as. E4M3 and four bits become float16 in fewer instructions than bfloat16: so our kernels read,
 // beside such matrices, float16 of a sixteenth of each value, in the same 16 bits. That holds values up to a million (larger ones stay there), with more
 // bits than bfloat16 down to 2^-10 and as many down to 2^-13.
 enum class Activations : uint8_t { bfloat16, half };

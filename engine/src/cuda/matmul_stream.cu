@@ -303,28 +303,9 @@ __global__ void __launch_bounds__(stream_threads, T < 8 ? 2 : 1)
 template <Type type, int T>
 void launch_stream(cudaStream_t stream, const StreamMaps& w, const CUtensorMap& x, const StreamTask& task) {
   constexpr size_t shared_bytes_max = 227 << 10;
-  static const bool is_allowed = [] {
-    allow_shared(stream_kernel<type, T>, shared_bytes_max);
-    // A multiprocessor would else be set up for this kernel's shared memory, without room for the next one's.
-    check(cudaFuncSetAttribute(stream_kernel<type, T>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
-          "preferring shared memory");
-    return true;
-  }();
+  static const bool is_allowed = (allow_shared(stream_kernel<type, T>, shared_bytes_max), true);
   static_cast<void>(is_allowed);
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = static_cast<unsigned>(task.plan.peers);
-  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = static_cast<unsigned>(task.plan.grid);
-  config.blockDim = stream_threads;
-  config.dynamicSmemBytes = task.plan.shared_bytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = task.plan.peers > 1 ? 2 : 1;
-  check(cudaLaunchKernelEx(&config, stream_kernel<type, T>, w, x, task), "launching a matrix's kernel");
+  launch_clusters(stream, task.plan.peers, static_cast<unsigned>(task.plan.grid), stream_threads, task.plan.shared_bytes, stream_kernel<type, T>, w, x, task);
 }
 
 template <Type type>

@@ -137,22 +137,7 @@ void launch_wide(cudaStream_t stream, const WideMaps& w, const CUtensorMap& x, c
   constexpr size_t shared_bytes_max = 227 << 10;
   static const bool is_allowed = (allow_shared(wide_kernel<Shape>, shared_bytes_max), true);
   static_cast<void>(is_allowed);
-  cudaLaunchAttribute attributes[3] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;  // as all kernels have it: see launch.h
-  attributes[1].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
-  attributes[2].id = cudaLaunchAttributeClusterDimension;
-  attributes[2].val.clusterDim.x = static_cast<unsigned>(task.plan.splits);
-  attributes[2].val.clusterDim.y = attributes[2].val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = static_cast<unsigned>(task.plan.clusters * task.plan.splits);
-  config.blockDim = wide_threads;
-  config.dynamicSmemBytes = task.plan.shared_bytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = task.plan.splits > 1 ? 3 : 2;
-  check(cudaLaunchKernelEx(&config, wide_kernel<Shape>, w, x, task), "launching a matrix's kernel");
+  launch_clusters(stream, task.plan.splits, static_cast<unsigned>(task.plan.clusters * task.plan.splits), wide_threads, task.plan.shared_bytes, wide_kernel<Shape>, w, x, task);
 }
 
 template <Type type, int n>
