@@ -12,6 +12,17 @@ struct PieceItem {
   int first_live, live;                    // the token's pieces in which it sees anything, this one's number or not
 };
 
+// Items are numbered piece by piece, KV head by KV head, and by the `blocks` that a head's queries make.
+__device__ inline PieceItem item_at(const StepView& step, const AttendShape& shape, int blocks, int index, int block_queries) {
+  const int head_block = index / blocks, number = head_block / shape.kv_heads;
+  const AttendPiece piece = step.pieces[number];
+  const StepToken token = step.tokens[piece.token];
+  const int chunk_tokens = step.chunk_tokens, begin = piece.chunk * chunk_tokens, first = first_seen(token.position, shape.window);
+  const int first_chunk = first / chunk_tokens;
+  return {number,     piece.token, head_block % shape.kv_heads, (index % blocks) * block_queries,
+          token.slot, max(begin, first), min(begin + chunk_tokens, token.position + 1), piece.first + first_chunk, piece.count - first_chunk};
+}
+
 // What one warp knows of its queries: lane 4g + t has queries 2t and 2t + 1 of each tile, and the dimensions of each 16 that rows g and g + 8 are.
 template <typename Kv, int dims, int tiles>
 struct WarpSums {

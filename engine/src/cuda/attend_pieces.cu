@@ -34,16 +34,6 @@ struct PieceForm {
   static constexpr size_t shared_bytes = size_t{warps} * (stages * run_bytes + room_bytes);
 };
 
-__device__ PieceItem item_at(const AttendTask& task, int index, int block_queries) {
-  const int head_block = index / task.blocks, number = head_block / task.shape.kv_heads;
-  const AttendPiece piece = task.step.pieces[number];
-  const StepToken token = task.step.tokens[piece.token];
-  const int chunk_tokens = task.step.chunk_tokens, begin = piece.chunk * chunk_tokens, first = first_seen(token.position, task.shape.window);
-  const int first_chunk = first / chunk_tokens;
-  return {number,     piece.token, head_block % task.shape.kv_heads, (index % task.blocks) * block_queries,
-          token.slot, max(begin, first), min(begin + chunk_tokens, token.position + 1), piece.first + first_chunk, piece.count - first_chunk};
-}
-
 // A run's keys, from the first key of its slot's head. A task whose kv is of another type has another of these: the benchmark's, by block tables.
 __device__ __forceinline__ const uint8_t* place_of_run(const KvRuns& kv, const uint8_t* keys, int, int run) { return keys + offset_of_run(kv, run); }
 
@@ -61,7 +51,7 @@ struct RunCursor {
   // Goes on to the next item, from `index` on, in which the warp has a run.
   __device__ void find(const auto& task, int items, int block_queries) {
     for (; index < items; index += static_cast<int>(gridDim.x)) {
-      const PieceItem item = item_at(task, index, block_queries);
+      const PieceItem item = item_at(task.step, task.shape, task.blocks, index, block_queries);
       from = item.from, upto = item.upto, slot = item.slot, run = first_run(from, warp);
       keys = keys_of(task.kv, item.slot, item.kv_head);
       if (run * run_tokens < upto) return;
@@ -172,7 +162,7 @@ __global__ void __launch_bounds__(PieceForm<Kv, dims, tiles>::threads, PieceForm
 
   int place = 0, free = Form::stages - 1;  // in the ring: of the next run, and the one in front of it, which nobody needs
   for (int index = static_cast<int>(blockIdx.x); index < items; index += static_cast<int>(gridDim.x)) {
-    const PieceItem item = item_at(task, index, Form::queries);
+    const PieceItem item = item_at(task.step, task.shape, task.blocks, index, Form::queries);
     if (item.from >= item.upto) continue;  // the window has left the chunk behind
     WarpSums<Kv, dims, tiles> mine;
     mine.begin(task, item, lane);

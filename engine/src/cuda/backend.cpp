@@ -271,6 +271,7 @@ StepRoom CudaBackend::room_of_graph(int tokens) const {
 CudaBackend::Graph& CudaBackend::graph_of(const StepRoom& room) {
   Graph& graph = graphs_[room.tokens];
   const StepView step = step_->view(room);
+  static_cast<void>(layers_of(step));  // while nothing is captured, memory can be had
   if (graph.forward == nullptr)
     graph.forward = capture([&] {
       forward(step);

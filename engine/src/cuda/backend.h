@@ -9,6 +9,7 @@
 
 #include "blaslt.h"
 #include "cuda.h"
+#include "layers.h"
 #include "operators.h"
 #include "step_buffer.h"
 
@@ -67,6 +68,12 @@ class CudaBackend final : public Backend {
   int whole_step(int tokens) const;
   int graph_size(int tokens) const;
   void forward(const StepView& step);
+  const Layers* layers_of(const StepView& step);
+  std::vector<Layer> list_layers(const StepView& step) const;
+  static MatmulOutput store_output(const DeviceLinear& linear, float* y, bool adds);
+  MatmulOutput gate_output(const StepView& step, const CudaGateUp& op) const;
+  HeadsTask heads_task(const CudaQkv& op) const;
+  AttendTask attend_task(const StepView& step, const CudaAttend& op) const;
   void run_operator(const StepView& step, const CudaEmbed& op);
   void run_operator(const StepView& step, const CudaQkv& op);
   void run_operator(const StepView& step, const CudaAttend& op);
@@ -86,6 +93,8 @@ class CudaBackend final : public Backend {
   Activations activations(const DeviceMatrix& reader, int tokens) const {
     return reader.type != DeviceMatrix::Type::bf16 && is_own(reader, tokens) ? Activations::half : Activations::bfloat16;
   }
+  // A norm that is left by who wrote x.
+  NormInput left_norm(const DeviceNorm& norm) const { return {squares_.get(), config_.hidden / square_values, config_.hidden, norm.epsilon}; }
   NormOutput left_for(const StepView& step, const DeviceMatrix& writer, const CudaReader& next) const;
   Quantized quantized_for(const DeviceMatrix& w, int tokens) const;
   BlasLt::Input input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens);
@@ -108,6 +117,7 @@ class CudaBackend final : public Backend {
   MatrixWork work_;
   std::unique_ptr<StepBuffer> step_;
   std::map<int, Graph> graphs_;  // by their tokens
+  std::map<int, std::unique_ptr<Layers>> layers_;  // likewise; none: they are run one operator after another
 
   // One step's values. T is limits_.tokens_max and some, S limits_.samples_max.
   std::vector<DeviceRope> ropes_;

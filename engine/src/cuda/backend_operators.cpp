@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "backend.h"
+#include "driver.h"
 
 namespace millrace {
 namespace {
@@ -21,8 +22,57 @@ NormOutput from(NormOutput next, int rows, int first) {
 }  // namespace
 
 void CudaBackend::forward(const StepView& step) {
+  const Layers* layers = layers_of(step);
   for (const CudaOperator& op : operators_)
-    if (!std::holds_alternative<CudaLogits>(op)) std::visit([&](const auto& each) { run_operator(step, each); }, op);
+    if (!std::holds_alternative<CudaLogits>(op) && (layers == nullptr || std::holds_alternative<CudaEmbed>(op))) std::visit([&](const auto& each) { run_operator(step, each); }, op);
+  if (layers != nullptr) layers->run(stream_, step);
+}
+
+// Of a step of few tokens that decode: all layers in one kernel, where it can be; else none.
+const Layers* CudaBackend::layers_of(const StepView& step) {
+  const int tokens = step.tokens_max;
+  if (limits_.is_deterministic || step.tiles_max > 0 || step.pieces_max == 0 || tokens > layers_tokens_max) return nullptr;
+  const auto found = layers_.find(tokens);
+  if (found != layers_.end()) return found->second.get();
+  const std::lock_guard lock(default_stream_mutex());
+  const std::vector<Layer> layers = list_layers(step);
+  return (layers_[tokens] = can_run_layers(layers) ? std::make_unique<Layers>(layers, tokens) : nullptr).get();
+}
+
+// What the operators do, as layers; none where they are others.
+std::vector<Layer> CudaBackend::list_layers(const StepView& step) const {
+  std::vector<Layer> layers;
+  const bool ends = !operators_.empty() && std::holds_alternative<CudaEmbed>(operators_.front()) && std::holds_alternative<CudaLogits>(operators_.back());
+  if (!ends || operators_.size() % layer_phases != 2) return {};
+  for (size_t i = 1; i + 1 < operators_.size(); i += layer_phases) {
+    const auto* qkv = std::get_if<CudaQkv>(&operators_[i]);
+    const auto* attend = std::get_if<CudaAttend>(&operators_[i + 1]);
+    const auto* project = std::get_if<CudaProject>(&operators_[i + 2]);
+    const auto* gate_up = std::get_if<CudaGateUp>(&operators_[i + 3]);
+    const auto* down = std::get_if<CudaDown>(&operators_[i + 4]);
+    if (qkv == nullptr || attend == nullptr || project == nullptr || gate_up == nullptr || down == nullptr) return {};
+    if (!gate_up->is_gated || qkv->left.matrix == nullptr || gate_up->left.matrix == nullptr || project->post_norm.weight != nullptr || down->post_norm.weight != nullptr) return {};
+    Layer layer;
+    layer.products[0] = {qkv->linear.weight, normed_.get(), store_output(qkv->linear, qkv_.get(), false)};
+    layer.products[0].output.norm = left_norm(qkv->norm);
+    layer.products[1] = {project->linear.weight, attended_.get(), store_output(project->linear, x_.get(), true)};
+    layer.products[1].output.next = left_for(step, project->linear.weight, project->next);
+    layer.products[2] = {gate_up->linear.weight, normed_.get(), gate_output(step, *gate_up)};
+    layer.products[2].output.norm = left_norm(gate_up->norm);
+    layer.products[3] = {down->linear.weight, gated_.get(), store_output(down->linear, x_.get(), true)};
+    layer.products[3].output.next = left_for(step, down->linear.weight, down->next);
+    layer.attention = {heads_task(*qkv), attend_task(step, *attend)};
+    layers.push_back(layer);
+  }
+  return layers;
+}
+
+MatmulOutput CudaBackend::store_output(const DeviceLinear& linear, float* y, bool adds) {
+  return {.kind = adds ? MatmulOutput::Kind::add : MatmulOutput::Kind::store, .y = y, .stride = linear.weight.rows, .bias = linear.bias};
+}
+MatmulOutput CudaBackend::gate_output(const StepView& step, const CudaGateUp& op) const {
+  return {.kind = MatmulOutput::Kind::gate, .y = gated_.get(), .stride = padded_columns(op.ffn), .bias = op.linear.bias, .activation = op.activation,
+          .as = activations(*op.next.matrix, step.tokens_max)};
 }
 
 void CudaBackend::run_operator(const StepView& step, const CudaEmbed& op) {
@@ -39,7 +89,7 @@ void CudaBackend::run_operator(const StepView& step, const CudaEmbed& op) {
 // What a norm's reader multiplies: left by who wrote x, where our own kernels multiply both, or else by a kernel of its own.
 NormInput CudaBackend::normed_input(const StepView& step, const DeviceNorm& norm, const DeviceMatrix& reader, const CudaWriter& left) {
   const int tokens = step.tokens_max;
-  if (left.matrix != nullptr && is_own(*left.matrix, tokens) && is_own(reader, tokens)) return {squares_.get(), config_.hidden / square_values, config_.hidden, norm.epsilon};
+  if (left.matrix != nullptr && is_own(*left.matrix, tokens) && is_own(reader, tokens)) return left_norm(norm);
   if (const Quantized to = quantized_for(reader, tokens); to.values != nullptr) {
     normalize(stream_, step, norm, x_.get(), config_.hidden, to);
     return {};
@@ -91,12 +141,23 @@ void CudaBackend::find_kv_scales() {
 void CudaBackend::run_operator(const StepView& step, const CudaQkv& op) {
   const NormInput norm = normed_input(step, op.norm, op.linear.weight, op.left);
   multiply(op.linear, normed_.get(), step.tokens_max, qkv_.get(), false, norm);
+  finish_heads(stream_, step, heads_task(op));
+}
+
+HeadsTask CudaBackend::heads_task(const CudaQkv& op) const {
   HeadsTask task{.qkv = qkv_.get(), .heads = config_.heads, .kv_heads = config_.kv_heads, .head_dim = config_.head_dim, .q_norm = op.q_norm, .k_norm = op.k_norm};
   task.rope = ropes_[static_cast<size_t>(op.rope)];
   task.query_scale = op.query_scale;
   task.kv = kv_of(op.layer);
   task.q = q_.get();
-  finish_heads(stream_, step, task);
+  return task;
+}
+
+// Of any step.
+AttendTask CudaBackend::attend_task(const StepView& step, const CudaAttend& op) const {
+  const int64_t width = int64_t{config_.heads} * config_.head_dim;
+  return {.shape = op.shape, .kv = runs_of(kv_of(op.layer), config_.head_dim), .q = q_.get(), .q_stride = width, .out = attended_.get(), .out_stride = padded_columns(static_cast<int>(width)),
+          .as = activations(*op.next.matrix, step.tokens_max), .scratch = {partials_.get(), arrived_.get()}, .group = config_.heads / config_.kv_heads, .blocks = 1};
 }
 
 void CudaBackend::run_operator(const StepView& step, const CudaAttend& op) {
@@ -122,14 +183,13 @@ void CudaBackend::run_operator(const StepView& step, const CudaGateUp& op) {
     if (quantized_for(*op.next.matrix, tokens).values != nullptr) task.quantized = {gated_quants_.get(), gated_scales_.get()};
     return gate(stream_, tokens, task);
   }
-  task.bias = nullptr;  // the matrix's kernel adds it
-  MatmulOutput output{.kind = op.is_gated ? MatmulOutput::Kind::gate : MatmulOutput::Kind::store, .bias = op.linear.bias, .activation = op.activation, .as = task.as};
-  output.norm = norm;
   if (op.is_gated) {
-    output.y = gated_.get();
-    output.stride = stride;
+    MatmulOutput output = gate_output(step, op);
+    output.norm = norm;
     return multiply_own(op.linear.weight, normed_.get(), tokens, output);
   }
+  task.bias = nullptr;  // the matrix's kernel adds it
+  MatmulOutput output{.bias = op.linear.bias, .norm = norm};
   output.y = wide_.get();
   output.stride = op.linear.weight.rows;
   for (int first = 0; first < tokens; first += wide_tokens_max) {
@@ -216,7 +276,7 @@ void CudaBackend::multiply(const DeviceLinear& linear, const __nv_bfloat16* x, i
     if (linear.bias != nullptr) finish_rows(stream_, tokens, linear.bias, 0, y, w.rows, w.rows);
     return;
   }
-  MatmulOutput output{.kind = adds ? MatmulOutput::Kind::add : MatmulOutput::Kind::store, .y = y, .stride = w.rows, .bias = linear.bias};
+  MatmulOutput output = store_output(linear, y, adds);
   output.norm = norm;
   output.next = next;
   multiply_own(w, x, tokens, output);
@@ -231,7 +291,9 @@ void CudaBackend::multiply_own(const DeviceMatrix& w, const __nv_bfloat16* x, in
     part.y = static_cast<uint8_t*>(output.y) + first * output.stride * value_bytes;
     part.norm = from(output.norm, first);
     part.next = from(output.next, w.rows, first);
-    (is_wide ? matmul_wide : matmul_stream)(stream_, w, x + int64_t{first} * w.columns, std::min(most, tokens - first), part);
+    const __nv_bfloat16* its = x + int64_t{first} * w.columns;
+    const int count = std::min(most, tokens - first);
+    is_wide ? matmul_wide(stream_, w, its, count, part) : matmul_stream(stream_, w, its, count, part);
   }
 }
 

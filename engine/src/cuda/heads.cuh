@@ -1,0 +1,133 @@
+// One head of one token, by a warp: its norm, RoPE, the query's scale, and where it goes. Pairs are neighbours of the first half of what is turned, of the
+// second half, and of what is not turned.
+#pragma once
+
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
+#include <type_traits>
+
+#include "reduce.cuh"
+#include "vectors.h"
+
+namespace millrace {
+
+constexpr float half_max = 65504;
+
+// A norm over all heads' width has one factor for the token; see whole_factor.
+struct HeadNorm {
+  const DeviceNorm* norm = nullptr;  // none: values stay as they are
+  float factor = 0;
+};
+
+// What the values of head number `head` are multiplied by, beside the norm's weights, and where those are.
+struct HeadScale {
+  float factor;
+  const float* weight;  // [head_dim]; none: no norm
+
+  __device__ float2 apply(float2 pair, int i) const {
+    if (weight == nullptr) return pair;
+    return {pair.x * factor * weight[i], pair.y * factor * weight[i + 1]};
+  }
+};
+__device__ inline HeadScale scale_of_head(const HeadNorm& given, const float* values, int head, int head_dim) {
+  if (given.norm == nullptr || given.norm->weight == nullptr) return {1, nullptr};
+  const DeviceNorm& norm = *given.norm;
+  if (norm.n != head_dim) return {given.factor, norm.weight + static_cast<int64_t>(head) * head_dim};
+  float squares = 0;
+  for (int i = 2 * (static_cast<int>(threadIdx.x) % 32); i < head_dim; i += 64) {
+    const float2 pair = *reinterpret_cast<const float2*>(values + i);
+    squares += pair.x * pair.x + pair.y * pair.y;
+  }
+  return {rsqrtf(warp_sum(squares) / static_cast<float>(head_dim) + norm.epsilon), norm.weight};
+}
+
+// Where a finished head goes: as pairs from an even dimension on, or single values.
+struct ToBfloat16 {
+  __nv_bfloat16* out;
+
+  __device__ void pair(int i, float first, float second) { *reinterpret_cast<__nv_bfloat162*>(out + i) = __floats2bfloat162_rn(first, second); }
+  __device__ void one(int i, float value) { out[i] = __float2bfloat16(value); }
+};
+// A query for keys in E4M3, in order or as half_place has it; values that are too large become the largest.
+template <bool in_order>
+struct ToHalf {
+  __nv_bfloat16* out;
+
+  __device__ static int place(int i) { return in_order ? i : half_place(i); }
+  __device__ void pair(int i, float first, float second) {
+    uint32_t pair;
+    asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+    *reinterpret_cast<uint32_t*>(out + place(i)) = pair;
+  }
+  __device__ void one(int i, float value) { reinterpret_cast<__half*>(out)[place(i)] = __float2half_rn(fminf(fmaxf(value, -half_max), half_max)); }
+};
+// A key or value in E4M3, likewise.
+struct ToE4m3 {
+  uint8_t* out;
+  float inverse;  // of the head's scale
+
+  __device__ void pair(int i, float first, float second) {
+    *reinterpret_cast<uint16_t*>(out + i) = __nv_cvt_float2_to_fp8x2({first * inverse, second * inverse}, __NV_SATFINITE, __NV_E4M3);
+  }
+  __device__ void one(int i, float value) { out[i] = __nv_cvt_float_to_fp8(value * inverse, __NV_SATFINITE, __NV_E4M3); }
+};
+
+// values [head_dim] go where `to` says. `turns` is of the token's position; null: nothing is turned.
+template <typename To>
+__device__ void finish_head(const HeadNorm& norm, const float* values, int head, int head_dim, const DeviceRope& rope, const float2* turns, float scale, To& to) {
+  const HeadScale own = scale_of_head(norm, values, head, head_dim);
+  const int lane = static_cast<int>(threadIdx.x) % 32, pairs = turns == nullptr ? 0 : rope.pairs;
+  const auto load = [&](int i) { return own.apply(*reinterpret_cast<const float2*>(values + i), i); };
+  const auto turn = [](float first, float second, float2 by) { return float2{first * by.x - second * by.y, first * by.y + second * by.x}; };
+  if (rope.halves && pairs % 2 == 0) {
+    for (int i = 2 * lane; i < pairs; i += 64) {
+      const float2 low = load(i), high = load(pairs + i);
+      const float2 first = turn(low.x, high.x, turns[i]), second = turn(low.y, high.y, turns[i + 1]);
+      to.pair(i, first.x * scale, second.x * scale);
+      to.pair(pairs + i, first.y * scale, second.y * scale);
+    }
+  } else if (rope.halves) {
+    for (int i = lane; i < pairs; i += 32) {
+      const auto one = [&](int at) { return own.weight == nullptr ? values[at] : values[at] * own.factor * own.weight[at]; };
+      const float2 turned = turn(one(i), one(pairs + i), turns[i]);
+      to.one(i, turned.x * scale);
+      to.one(pairs + i, turned.y * scale);
+    }
+  } else {
+    for (int i = lane; i < pairs; i += 32) {
+      const float2 pair = load(2 * i), turned = turn(pair.x, pair.y, turns[i]);
+      to.pair(2 * i, turned.x * scale, turned.y * scale);
+    }
+  }
+  for (int i = 2 * pairs + 2 * lane; i < head_dim; i += 64) {
+    const float2 pair = load(i);
+    to.pair(i, pair.x * scale, pair.y * scale);
+  }
+}
+
+// Where a token's key or value lies.
+template <KvElement element>
+__device__ uint8_t* kv_place(const KvView& kv, const StepToken& token, int kv_head, int head_dim, int64_t offset) {
+  uint8_t* page = kv.base + token.slot * kv.slot_bytes + token.position / kv.page_tokens * kv.page_bytes + kv_head * kv.head_bytes;
+  return page + offset + token.position % kv.page_tokens * head_dim * bytes_of(element);
+}
+
+template <KvElement element, bool in_order = false>
+__device__ void finish_query(const HeadNorm& norm, const float* values, int head, const HeadsTask& task, const float2* turns, __nv_bfloat16* out) {
+  std::conditional_t<element == KvElement::e4m3, ToHalf<in_order>, ToBfloat16> to{out};
+  finish_head(norm, values, head, task.head_dim, task.rope, turns, task.query_scale, to);
+}
+// A key or a value. `scales` are of E4M3 alone.
+template <KvElement element>
+__device__ void keep_head(const HeadNorm& norm, const float* values, int kv_head, const HeadsTask& task, const float2* turns, uint8_t* place, const float* scales) {
+  if constexpr (element == KvElement::e4m3) {
+    ToE4m3 to{place, 1 / scales[kv_head]};
+    finish_head(norm, values, kv_head, task.head_dim, task.rope, turns, 1, to);
+  } else {
+    ToBfloat16 to{reinterpret_cast<__nv_bfloat16*>(place)};
+    finish_head(norm, values, kv_head, task.head_dim, task.rope, turns, 1, to);
+  }
+}
+
+}  // namespace millrace

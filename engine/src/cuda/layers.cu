@@ -1,0 +1,327 @@
+// All layers of a step of few tokens; see layers.h. One CTA a multiprocessor: a warp asks the copy engine for weights, as far ahead as the ring has room, whatever
+// layer they are of; another for the tokens' values of each stage, once those who write them are done; 8 warps sum (stream_warp.cuh), or attend.
+//
+// CTAs wait for each other by a counter for each phase of each layer: who is done with a phase adds one, when all its results are written. Counters are
+// never cleared: all of them have the same value when a launch begins. That all CTAs run at once is taken for granted: there are no more than multiprocessors,
+// and what runs before them ends by itself.
+// Bytes: the weights, and keys and values, once, from memory; for each tile of a matrix tokens * columns * 2 of x, from L2.
+// Reference: the same by matmul_stream, finish_heads and attend_pieces, in test/cuda/layers.test.cpp. Source of the idea: persistent kernels, as in Hazy
+// Research's "No bubbles" megakernel (2025).
+#include <algorithm>
+
+#include "launch.h"
+#include "layers_attend.cuh"
+#include "tile_copy.cuh"
+
+namespace millrace {
+namespace {
+
+using Type = DeviceMatrix::Type;
+
+// Registers come and go by warpgroups: of that which asks, two warps do.
+constexpr int ring_slots = 32, layers_threads = layers_summing_threads + 128;
+// The factors of a norm follow when so many stages' tokens are on their way.
+constexpr int stages_before_factors = 4;
+
+extern __shared__ __align__(1024) uint8_t shared[];
+
+// The beginning of shared memory; behind it what warps exchange, and the ring.
+struct LayersShared {
+  uint64_t full[ring_slots], empty[ring_slots], claimed[ring_slots];  // barriers of a stage: that it has come, was read, that its place is free
+  uint64_t qkv_there, factors_there;
+  float factors[layers_tokens_max];
+  StreamResult results[2];  // of this matrix and the next one
+  LayerAttention attention;
+};
+constexpr uint32_t exchange_at = (sizeof(LayersShared) + 127) / 128 * 128;
+__device__ LayersShared& all_share() { return *reinterpret_cast<LayersShared*>(shared); }
+
+// A stage of this CTA's: of which layer, matrix and tile it is, and where it lies.
+template <Type type, int T>
+class StageWalk {
+ public:
+  static constexpr uint32_t token_bytes = 8 * T * stream_token_bytes(type);
+  int layer = 0, matrix = -1, step = 0;
+  int block = 0, count = 0;        // of its tile: the first one, and how many
+  uint32_t begin = 0, bytes = 0;   // of all stages and gaps before it; its own
+  uint32_t at = 0, index = 0;      // in the ring; of all stages
+  Turn turn;
+
+  __device__ explicit StageWalk(const LayersPlan& plan) : plan_(plan) { next_matrix(); }
+  __device__ bool exists() const { return layer < plan_.layers; }
+  __device__ bool is_of(int its_layer, int its_matrix) const { return layer == its_layer && matrix == its_matrix; }
+  __device__ uint32_t tokens_at() const { return at + bytes - token_bytes; }
+  __device__ void advance() {
+    index++;
+    turn.advance(ring_slots);
+    begin += bytes, at += bytes;
+    if (++step == plan_.matrices[matrix].steps) {
+      step = 0, block += count, left_ -= count;
+      if (left_ > 0)
+        take_tile();
+      else
+        next_matrix();
+    }
+    if (at + bytes > plan_.ring_bytes) begin += plan_.ring_bytes - at, at = 0;
+  }
+
+ private:
+  // The next one in which this CTA has blocks.
+  __device__ void next_matrix() {
+    left_ = 0;
+    while (left_ == 0 && layer < plan_.layers) {
+      if (++matrix == layer_matrices) matrix = 0, layer++;
+      const LayersPlan::Matrix& its = plan_.matrices[matrix];
+      const int moved = static_cast<int>(blockIdx.x) - its.shift, rank = moved < 0 ? moved + plan_.grid : moved;
+      block = rank * its.cta_blocks + min(rank, its.longer_ctas);
+      left_ = its.cta_blocks + (rank < its.longer_ctas ? 1 : 0);
+    }
+    take_tile();
+  }
+  __device__ void take_tile() {
+    count = min(left_, stream_tile_blocks_max);
+    bytes = (static_cast<uint32_t>(count * stream_block_bytes(type)) + stream_swizzle_bytes - 1) / stream_swizzle_bytes * stream_swizzle_bytes + token_bytes;
+  }
+  const LayersPlan& plan_;
+  int left_ = 0;  // blocks, from its tile's on
+};
+
+// The warp that asks for weights. Its threads go through all of this together, so that addresses are uniform, and the first of them asks.
+template <Type type, int T>
+__device__ void load_weights(const LayersTask& task) {
+  constexpr int half_bytes = stream_half_bytes(type), map_rows = type == Type::q4 ? q4_rows : 1;
+  LayersShared& all = all_share();
+  const uint32_t ring = shared_address(shared) + task.plan.ring_at;
+  const uint64_t policy = evict_first_policy();
+  const bool asks = threadIdx.x % 32 == 0;
+  StageWalk<type, T> next(task.plan), last(task.plan);  // last: the oldest one whose place is not known to be free
+#pragma unroll 1
+  for (; next.exists(); next.advance()) {
+    for (; next.begin + next.bytes - last.begin > task.plan.ring_bytes || next.index - last.index == ring_slots; last.advance())
+      barrier_wait(shared_address(&all.empty[last.turn.slot]), last.turn.parity);
+    const LayersPlan::Matrix& matrix = task.plan.matrices[next.matrix];
+    const StreamMaps& maps = task.maps[next.layer * layer_matrices + next.matrix].w;
+    const uint32_t full = shared_address(&all.full[next.turn.slot]);
+    if (!asks) continue;
+    barrier_arrive(shared_address(&all.claimed[next.turn.slot]));
+    barrier_expect(full, static_cast<uint32_t>(2 * next.count * half_bytes));
+#pragma unroll 1
+    for (int box = 0; box < matrix.boxes; box++) {
+      const TilePlace place = {0, next.step * stream_stage_units, (next.block * matrix.block_rows + box * matrix.half_rows) / map_rows};
+      copy_tile(ring + next.at + static_cast<uint32_t>(box * next.count * half_bytes), maps.by_blocks[next.count - 1], place, full, policy);
+    }
+  }
+}
+
+// Until all CTAs of this launch are done with a phase.
+__device__ void wait_for_phase(const uint32_t* counter, uint32_t whole) {
+  uint32_t count;
+  do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
+  while (static_cast<int32_t>(count - whole) < 0);
+  // What they wrote is read by the copy engine too.
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+// By all threads that sum: what they wrote in a phase is there.
+__device__ void end_phase(uint32_t* counter) {
+  asm volatile("fence.proxy.async;" ::: "memory");
+  sync_summing();
+  if (threadIdx.x > 0) return;
+  __threadfence();
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+
+// The warp that waits for phases, and asks for tokens' values.
+template <Type type, int T>
+__device__ void load_tokens(const LayersTask& task) {
+  constexpr int units = stream_token_bytes(type) / stream_unit_bytes;
+  LayersShared& all = all_share();
+  const uint32_t ring = shared_address(shared) + task.plan.ring_at;
+  const int lane = static_cast<int>(threadIdx.x) % 32, phases = task.plan.layers * layer_phases;
+  // The last counter: no CTA adds to it before all have begun.
+  const uint32_t whole = __ldcg(task.counters + phases - 1) + gridDim.x;
+  const bool attends = static_cast<int>(blockIdx.x) < task.step.counts->pieces * task.plan.kv_heads;
+  StageWalk<type, T> next(task.plan);
+#pragma unroll 1
+  for (int phase = 0; phase < phases; phase++) {
+    const int layer = phase / layer_phases, part = phase % layer_phases, matrix = max(part - 1, 0);
+    const bool is_attention = part == 1;
+    if (is_attention ? !attends : !next.is_of(layer, matrix)) continue;
+    if (lane == 0 && phase > 0) wait_for_phase(task.counters + phase - 1, whole);
+    __syncwarp();
+    if (is_attention) {
+      if (lane == 0) barrier_arrive(shared_address(&all.qkv_there));
+      continue;
+    }
+    const CUtensorMap& x = task.maps[layer * layer_matrices + matrix].x;
+    const NormInput& norm = task.plan.matrices[matrix].norm;
+    const auto find_factors = [&] {
+#pragma unroll 1
+      for (int token = 0; token < task.plan.tokens; token++) {
+        const float factor = norm_factor(norm, token, lane);
+        if (lane == 0) all.factors[token] = factor;
+      }
+      if (lane == 0) barrier_arrive(shared_address(&all.factors_there));
+    };
+    int stage = 0;
+#pragma unroll 1
+    for (; next.is_of(layer, matrix); next.advance()) {
+      barrier_wait(shared_address(&all.claimed[next.turn.slot]), next.turn.parity);
+      if (lane == 0) {
+        const uint32_t full = shared_address(&all.full[next.turn.slot]);
+        barrier_expect(full, next.token_bytes);
+        copy_tile(ring + next.tokens_at(), x, {0, next.step * units, 0}, full);
+      }
+      if (++stage == stages_before_factors && norm.squares != nullptr) find_factors();
+    }
+    if (stage < stages_before_factors && norm.squares != nullptr) find_factors();
+  }
+}
+
+// Sums a tile's stages, of which `count` blocks are this warp's.
+template <Type type, int T, int count>
+__device__ void sum_tile(StageWalk<type, T>& next, int steps, uint32_t ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, StreamSums<T>& sums) {
+  LayersShared& all = all_share();
+#pragma unroll 1
+  for (int step = 0; step < steps; step++, next.advance()) {
+    barrier_wait(shared_address(&all.full[next.turn.slot]), next.turn.parity);
+    warp.template add<count, T>(step, ring + next.at, ring + next.tokens_at(), rows, sums);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&all.empty[next.turn.slot]));
+  }
+}
+
+// This CTA's tiles of a matrix. `turn` is the parity of the factors' barrier.
+template <Type type, int T>
+__device__ void multiply(const LayersTask& task, int layer, int matrix, StageWalk<type, T>& next, uint32_t& turn) {
+  const LayersPlan::Matrix& its = task.plan.matrices[matrix];
+  LayersShared& all = all_share();
+  const StreamResult& result = all.results[matrix % 2];
+  const uint32_t ring = shared_address(shared) + task.plan.ring_at;
+  const StreamWarp<type> warp(its.columns);
+  constexpr int group_floats = stream_classes * sum_tiles<T> * stream_sum_tile_floats;
+  const StreamExchange exchange = {reinterpret_cast<float*>(shared + exchange_at) + warp.group * group_floats, all.factors};
+  bool waits = its.norm.squares != nullptr;
+#pragma unroll 1
+  while (next.is_of(layer, matrix)) {
+    const int first = next.block + warp.group, count = (next.count - warp.group + 1) / 2;
+    const StreamRows<type> rows(its.boxes, next.count);
+    StreamSums<T> sums = {};
+    if (count == 2)
+      sum_tile<type, T, 2>(next, its.steps, ring, warp, rows, sums);
+    else if (count == 1)
+      sum_tile<type, T, 1>(next, its.steps, ring, warp, rows, sums);
+    else
+      sum_tile<type, T, 0>(next, its.steps, ring, warp, rows, sums);
+    if (waits) barrier_wait(shared_address(&all.factors_there), turn), turn ^= 1, waits = false;
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+      if (m < count) finish_block<T>(result, exchange, first + 2 * m, sums[m]);
+  }
+}
+
+// What the phase behind this one is told, on its way to shared memory.
+template <typename Told>
+__device__ void fetch(Told& to, const Told* from) {
+  static_assert(sizeof(Told) % 16 == 0);
+  for (uint32_t i = threadIdx.x * 16; i < sizeof(Told); i += layers_summing_threads * 16) copy_or_clear(shared_address(&to) + i, reinterpret_cast<const uint8_t*>(from) + i, true);
+  end_copies();
+}
+
+template <Type type, int T, typename Kv, int dims>
+__device__ void compute(const LayersTask& task) {
+  LayersShared& all = all_share();
+  StageWalk<type, T> next(task.plan);
+  uint32_t factors_turn = 0;
+  const auto fetch_result = [&](int number) { fetch(all.results[number % 2], task.results + number); };
+  const auto end = [&](int layer, int part) {
+    wait_for_copies<0>();
+    end_phase(task.counters + layer * layer_phases + part);
+  };
+  fetch_result(0);
+  wait_for_copies<0>();
+  sync_summing();
+#pragma unroll 1
+  for (int layer = 0; layer < task.plan.layers; layer++) {
+    const int first = layer * layer_matrices;
+    fetch(all.attention, task.attentions + layer);
+    multiply(task, layer, 0, next, factors_turn);
+    end(layer, 0);
+
+    fetch_result(first + 1);
+    if (static_cast<int>(blockIdx.x) < task.step.counts->pieces * task.plan.kv_heads) {
+      LayersAttend<Kv, dims> attention(task.step, all.attention, shared + exchange_at);
+      attention.begin();
+      barrier_wait(shared_address(&all.qkv_there), static_cast<uint32_t>(layer % 2));
+      attention.run();
+    }
+    end(layer, 1);
+#pragma unroll 1
+    for (int matrix = 1; matrix < layer_matrices; matrix++) {
+      if (first + matrix + 1 < task.plan.layers * layer_matrices) fetch_result(first + matrix + 1);
+      multiply(task, layer, matrix, next, factors_turn);
+      end(layer, 1 + matrix);
+    }
+  }
+}
+
+template <Type type, int T, typename Kv, int dims>
+__global__ void __launch_bounds__(layers_threads, 1) layers_kernel(const __grid_constant__ LayersTask task) {
+  LayersShared& all = all_share();
+  let_next_begin();
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < ring_slots; i++) {
+      barrier_init(shared_address(&all.full[i]), 2);
+      barrier_init(shared_address(&all.empty[i]), layers_warps);
+      barrier_init(shared_address(&all.claimed[i]), 1);
+    }
+    barrier_init(shared_address(&all.qkv_there), 1);
+    barrier_init(shared_address(&all.factors_there), 1);
+    barriers_ready();
+  }
+  __syncthreads();
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  if (warp < layers_warps) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    wait_for_previous();
+    compute<type, T, Kv, dims>(task);
+    return;
+  }
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+  // Weights never change: they need not wait for who runs before.
+  if (warp == layers_warps) load_weights<type, T>(task);
+  if (warp != layers_warps + 1) return;
+  wait_for_previous();
+  load_tokens<type, T>(task);
+}
+
+template <Type type, int T, typename Kv, int dims>
+void launch_layers(cudaStream_t stream, const LayersTask& task) {
+  static const bool is_allowed = (allow_shared(layers_kernel<type, T, Kv, dims>, layers_shared_max), true);
+  static_cast<void>(is_allowed);
+  launch(stream, static_cast<unsigned>(task.plan.grid), layers_threads, task.plan.shared_bytes, layers_kernel<type, T, Kv, dims>, task);
+}
+template <Type type, int T>
+void launch_layers(cudaStream_t stream, const LayersTask& task, KvElement element, int head_dim) {
+  if (element == KvElement::e4m3) return head_dim == 64 ? launch_layers<type, T, InE4m3, 64>(stream, task) : launch_layers<type, T, InE4m3, 128>(stream, task);
+  return head_dim == 64 ? launch_layers<type, T, InBfloat16, 64>(stream, task) : launch_layers<type, T, InBfloat16, 128>(stream, task);
+}
+template <Type type>
+void launch_layers(cudaStream_t stream, const LayersTask& task, KvElement element, int head_dim) {
+  return task.plan.token_tiles == 1 ? launch_layers<type, 1>(stream, task, element, head_dim) : launch_layers<type, 2>(stream, task, element, head_dim);
+}
+
+}  // namespace
+
+void run_layers(cudaStream_t stream, const LayersTask& task, DeviceMatrix::Type type, KvElement element, int head_dim) {
+  if (type == DeviceMatrix::Type::bf16) return launch_layers<DeviceMatrix::Type::bf16>(stream, task, element, head_dim);
+  if (type == DeviceMatrix::Type::fp8) return launch_layers<DeviceMatrix::Type::fp8>(stream, task, element, head_dim);
+  launch_layers<DeviceMatrix::Type::q4>(stream, task, element, head_dim);
+}
+
+size_t layers_exchange_end(int token_tiles, int group, int head_dim) {
+  const size_t products = stream_groups * stream_classes * static_cast<size_t>(stream_sum_tiles(token_tiles) * stream_sum_tile_floats) * sizeof(float);
+  const size_t told = head_dim == 64 ? sizeof(LayersTold<64>) : sizeof(LayersTold<128>), pitch = head_dim == 64 ? LayersTold<64>::pitch : LayersTold<128>::pitch;
+  return exchange_at + std::max(products, told + sizeof(float) * layers_warps * static_cast<size_t>(group) * pitch);
+}
+
+}  // namespace millrace

@@ -1,0 +1,143 @@
+// What the warps do that sum in matmul_stream.cu, and in layers.cu. Warp c + 4g has the columns of unit number c, c + 4, ... of its rows, which are
+// blocks g and g + 2 of a tile, so that sums stay in registers for a whole tile; the four warps of a group then add theirs in the order of c, and finish
+// a block's results together.
+#pragma once
+
+#include "stream_plan.h"
+#ifdef __CUDACC__
+#include "activate.cuh"
+#include "norm_shared.cuh"
+#include "reduce.cuh"
+#include "stream_sum_q4.cuh"
+#endif
+
+namespace millrace {
+
+constexpr int stream_classes = 4, stream_groups = 2, stream_warps = stream_classes * stream_groups, stream_group_threads = 32 * stream_classes;
+
+// A matrix's results, and what its kernel knows of them.
+struct alignas(16) StreamResult {
+  MatmulOutput output;
+  const float* scales = nullptr;
+  int rows = 0, tokens = 0;
+  int block_rows = 0;  // from a block's first row to the next one's
+  int half_rows = 0;   // from a block's first row to that of its second half
+  float factor = 1;    // of all results
+};
+
+inline StreamResult stream_result(const DeviceMatrix& w, int tokens, const MatmulOutput& output) {
+  StreamResult result{.output = output, .rows = w.rows, .tokens = tokens};
+  if (w.type == DeviceMatrix::Type::fp8) result.scales = w.scales;
+  if (w.type != DeviceMatrix::Type::bf16) result.factor = half_divisor;  // the products are of halves
+  const bool is_gate = output.kind == MatmulOutput::Kind::gate;
+  result.block_rows = is_gate ? stream_half_rows : stream_block_rows;
+  result.half_rows = is_gate ? w.rows / 2 : stream_half_rows;
+  return result;
+}
+
+#ifdef __CUDACC__
+
+template <int T>
+constexpr int sum_tiles = stream_sum_tiles(T);
+
+// Which columns of a stage are a warp's, and where its threads find them.
+template <DeviceMatrix::Type type>
+struct StreamWarp {
+  int group, team;   // team: it has columns in every second stage
+  int behind_step;
+  StreamLane<type> lane;
+
+  __device__ explicit StreamWarp(int columns) : StreamWarp(columns, static_cast<int>(threadIdx.x) / 32, static_cast<int>(threadIdx.x) % 32) {}
+  __device__ StreamWarp(int columns, int warp, int lane_number)
+      : group(warp / stream_classes), team(warp % stream_classes / stream_stage_units), lane(lane_number, warp % stream_stage_units) {
+    // Behind an E4M3 row that ends within a unit lies the next one, and behind the last row anything, a NaN too, which is one even times zero.
+    // Threads that would meet that take weights of the row's own for the zeros of x.
+    const bool is_behind = type == DeviceMatrix::Type::fp8 && columns % 256 == warp % stream_stage_units * 128 + 64 && lane_number % 4 >= 2;
+    behind_step = is_behind ? columns / 256 : -1;
+  }
+  // Adds what it has in the stage that is number `step` of its tile, to the sums of `count` blocks.
+  template <int count, int T>
+  __device__ void add(int step, uint32_t weights, uint32_t tokens, const StreamRows<type>& rows, StreamSums<T>& sums) const {
+    if (count == 0 || step % 2 != team) return;
+    StreamLane<type> inside = lane;
+    if constexpr (type == DeviceMatrix::Type::fp8) inside.weights ^= step == behind_step ? 64u : 0u;
+    if constexpr (count > 0) add_products<count, T>(weights + static_cast<uint32_t>(group) * rows.block_bytes, rows, tokens, sums, inside);
+  }
+};
+
+// Of a group, in shared memory.
+struct StreamExchange {
+  float* sums;           // [classes][tiles][8 tokens][row_floats]
+  const float* factors;  // [tokens], of the norm
+};
+
+// A token's factor of a norm, by one warp.
+__device__ inline float norm_factor(const NormInput& norm, int token, int lane) {
+  float sum = 0;
+#pragma unroll 4
+  for (int i = lane; i < norm.count; i += 32) sum += norm.squares[token * norm.count + i];
+  return rsqrtf(warp_sum(sum) / static_cast<float>(norm.n) + norm.epsilon);
+}
+
+__device__ inline float scale_of(const StreamResult& result, int row) { return result.scales == nullptr ? result.factor : result.factor * result.scales[row]; }
+
+// One result of a row and a token, or of a gate row and its up row; returns what `store` and `add` leave.
+__device__ inline float finish(const StreamResult& result, const StreamExchange& exchange, int row, int token, float sum, float up) {
+  const MatmulOutput& output = result.output;
+  const int64_t line = token * output.stride;
+  if (output.norm.squares != nullptr) {
+    const float factor = exchange.factors[token];
+    sum *= factor;
+    up *= factor;
+  }
+  sum = fmaf(sum, scale_of(result, row), output.bias == nullptr ? 0.0f : output.bias[row]);
+  if (output.kind == MatmulOutput::Kind::gate) {
+    const int up_row = result.half_rows + row;
+    up = fmaf(up, scale_of(result, up_row), output.bias == nullptr ? 0.0f : output.bias[up_row]);
+    store_value(static_cast<__nv_bfloat16*>(output.y) + line, row, gated(output.activation, sum, up), output.as);
+    return 0;
+  }
+  float* y = static_cast<float*>(output.y) + line + row;
+  return *y = output.kind == MatmulOutput::Kind::add ? *y + sum : sum;
+}
+
+// Adds up what the four warps of a group have of a block, in their order, and stores it.
+template <int T>
+__device__ void finish_block(const StreamResult& result, const StreamExchange& exchange, int block, const float (&sums)[T][4]) {
+  constexpr int tiles = sum_tiles<T>, row_floats = stream_sum_row_floats, class_floats = tiles * stream_sum_tile_floats;
+  const int thread = static_cast<int>(threadIdx.x) % stream_group_threads, group = static_cast<int>(threadIdx.x) / stream_group_threads;
+  const int lane = thread % 32, its_class = thread / 32;
+  // The numbers are constants, so that a kernel takes three barriers and not all there are.
+  const auto sync = [&] {
+    if (group == 0)
+      asm volatile("bar.sync 1, %0;" ::"n"(stream_group_threads) : "memory");
+    else
+      asm volatile("bar.sync 2, %0;" ::"n"(stream_group_threads) : "memory");
+  };
+  const bool is_gate = result.output.kind == MatmulOutput::Kind::gate;
+  const int rows = is_gate ? stream_half_rows : stream_block_rows, rows_end = is_gate ? result.half_rows : result.rows;
+#pragma unroll
+  for (int n = 0; n < T; n += tiles) {
+    sync();  // who reads the sums before these has read them
+    // A row of the exchange is a token; its length keeps the threads of a warp in different banks.
+    float* mine = exchange.sums + its_class * class_floats + 2 * (lane % 4) * row_floats + lane / 4;
+#pragma unroll
+    for (int i = 0; i < tiles; i++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) mine[i * stream_sum_tile_floats + j % 2 * row_floats + j / 2 * 8] = sums[n + i][j];
+    sync();
+#pragma unroll 1
+    for (int item = thread; item < tiles * 8 * rows; item += stream_group_threads) {
+      const int token = n * 8 + item / rows, row = block * result.block_rows + item % rows;
+      const bool exists = token < result.tokens && row < rows_end;
+      const float* from = exchange.sums + item / rows * row_floats + item % rows;
+      const auto total = [&](int i) { return from[i] + from[class_floats + i] + from[2 * class_floats + i] + from[3 * class_floats + i]; };
+      const float value = exists ? finish(result, exchange, row, token, total(0), is_gate ? total(stream_half_rows) : 0.0f) : 0.0f;
+      if (result.output.next.weight != nullptr) leave_for_norm(result.output.next, result.rows, row, token, value, exists);
+    }
+  }
+}
+
+#endif
+
+}  // namespace millrace
