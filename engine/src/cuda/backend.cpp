@@ -21,6 +21,7 @@ constexpr int chunk_tokens_min = 512, chunk_tokens_max = 1024;
 // Steps of few tokens have shorter ones, and so more blocks that read at once: beside the next matrix's weights, which are on their way already, each
 // round of reading takes long. Up to 16, since room is rounded up to numbers that are all above or all below.
 constexpr int few_tokens = 16, few_chunk_tokens = 128;
+// Where one kernel runs all layers, a multiprocessor reads a context ahead, and chunks cost more than they win: they are as long as others.
 // Larger steps are whole tiles of cuBLASLt's. In E4M3 it multiplies 256 tokens in less time than 192.
 constexpr int own_step_max = 96, step_multiple = 64, step_multiple_fp8 = 128;
 constexpr int tile_blocks_a_multiprocessor = 2;
@@ -151,7 +152,7 @@ void CudaBackend::reserve() {
   StepShape shape{.chunk_tokens = chunk_tokens_min};
   if (!limits_.is_deterministic) {
     shape.few_tokens = few_tokens;
-    shape.few_chunk_tokens = few_chunk_tokens;
+    shape.few_chunk_tokens = can_run_layers(list_layers({.tokens_max = 1})) ? chunk_tokens_min : few_chunk_tokens;
     const AttendShape attend{config_.heads, config_.kv_heads, config_.head_dim};
     shape.tile_tokens = attend_tile_tokens(attend);
     shape.tile_blocks = attend_tile_blocks(attend);
@@ -163,7 +164,7 @@ void CudaBackend::reserve() {
   const auto chunks_of = [&](int chunk) { return (limits_.context_tokens + chunk - 1) / chunk; };
   const auto pieces_of = [&](int chunk) { return single_tokens * chunks_of(chunk); };
   while (shape.chunk_tokens < chunk_tokens_max && pieces_of(shape.chunk_tokens) * partial_bytes > partial_bytes_max) shape.chunk_tokens *= 2;
-  const int64_t few_pieces = std::min<int64_t>(single_tokens, shape.few_tokens) * chunks_of(few_chunk_tokens);
+  const int64_t few_pieces = shape.few_tokens == 0 ? 0 : std::min<int64_t>(single_tokens, shape.few_tokens) * chunks_of(shape.few_chunk_tokens);
   const auto pieces = static_cast<int>(std::max(pieces_of(shape.chunk_tokens), few_pieces));
   partials_ = DeviceArray<float>(static_cast<size_t>((pieces + shape.tile_partials_max()) * partial_bytes / 4));
   arrived_ = DeviceArray<int>(t * static_cast<size_t>(config_.kv_heads));

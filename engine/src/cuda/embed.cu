@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(embed_threads) embed_kernel(StepView step, Emb
     const int i = first + static_cast<int>(threadIdx.x);
     const float value = i < task.hidden ? __bfloat162float(row[i]) * task.scale : 0.0f;
     if (i < task.hidden) task.x[static_cast<int64_t>(t) * task.hidden + i] = value;
-    if (task.next.weight != nullptr) leave_for_norm(task.next, task.hidden, i, t, value, i < task.hidden);
+    if (task.next.weight != nullptr) leave_for_norm(task.next, i < task.hidden ? task.next.weight[i] : 0, task.hidden, i, t, value, i < task.hidden);
   }
   for (int i = 0; i < task.ropes.count; i++) turn(task.ropes.rope[i], t, token.position);
 }

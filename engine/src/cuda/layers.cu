@@ -123,11 +123,8 @@ __device__ void wait_for_phase(const uint32_t* counter, uint32_t whole) {
 }
 // By all threads that sum: what they wrote in a phase is there.
 __device__ void end_phase(uint32_t* counter) {
-  asm volatile("fence.proxy.async;" ::: "memory");
   sync_summing();
-  if (threadIdx.x > 0) return;
-  __threadfence();
-  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+  if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
 // The warp that waits for phases, and asks for tokens' values.
@@ -177,17 +174,24 @@ __device__ void load_tokens(const LayersTask& task) {
   }
 }
 
-// Sums a tile's stages, of which `count` blocks are this warp's.
+// Sums those of a tile's stages that are the warp's team's, every second one of all, of which `count` blocks are this warp's. So a team meets the same slots again and again,
+// and skips no phase of a barrier.
 template <Type type, int T, int count>
-__device__ void sum_tile(StageWalk<type, T>& next, int steps, uint32_t ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, StreamSums<T>& sums) {
+__device__ void sum_tile(StageWalk<type, T>& next, int steps, uint32_t ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, const auto& look_ahead, StreamSums<T>& sums) {
   LayersShared& all = all_share();
+  bool looks = true;
 #pragma unroll 1
   for (int step = 0; step < steps; step++, next.advance()) {
+    if (next.turn.slot % 2 != warp.team) continue;
     barrier_wait(shared_address(&all.full[next.turn.slot]), next.turn.parity);
+    if (looks) look_ahead(), looks = false;
     warp.template add<count, T>(step, ring + next.at, ring + next.tokens_at(), rows, sums);
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&all.empty[next.turn.slot]));
   }
+  if (steps > 1) return;
+  sync_group(warp.group);
+  if (looks) look_ahead();
 }
 
 // This CTA's tiles of a matrix. `turn` is the parity of the factors' barrier.
@@ -205,17 +209,24 @@ __device__ void multiply(const LayersTask& task, int layer, int matrix, StageWal
   while (next.is_of(layer, matrix)) {
     const int first = next.block + warp.group, count = (next.count - warp.group + 1) / 2;
     const StreamRows<type> rows(its.boxes, next.count);
+    StreamAhead<T> ahead[2];
+    // When a stage has come, who wrote y is done.
+    const auto look_ahead = [&] {
+#pragma unroll
+      for (int m = 0; m < 2; m++)
+        if (m < count) ahead[m].load(result, first + 2 * m);
+    };
     StreamSums<T> sums = {};
     if (count == 2)
-      sum_tile<type, T, 2>(next, its.steps, ring, warp, rows, sums);
+      sum_tile<type, T, 2>(next, its.steps, ring, warp, rows, look_ahead, sums);
     else if (count == 1)
-      sum_tile<type, T, 1>(next, its.steps, ring, warp, rows, sums);
+      sum_tile<type, T, 1>(next, its.steps, ring, warp, rows, look_ahead, sums);
     else
-      sum_tile<type, T, 0>(next, its.steps, ring, warp, rows, sums);
+      sum_tile<type, T, 0>(next, its.steps, ring, warp, rows, look_ahead, sums);
     if (waits) barrier_wait(shared_address(&all.factors_there), turn), turn ^= 1, waits = false;
 #pragma unroll
     for (int m = 0; m < 2; m++)
-      if (m < count) finish_block<T>(result, exchange, first + 2 * m, sums[m]);
+      if (m < count) finish_block<T>(result, exchange, ahead[m], first + 2 * m, sums[m]);
   }
 }
 
@@ -271,7 +282,7 @@ __global__ void __launch_bounds__(layers_threads, 1) layers_kernel(const __grid_
   if (threadIdx.x == 0) {
     for (int i = 0; i < ring_slots; i++) {
       barrier_init(shared_address(&all.full[i]), 2);
-      barrier_init(shared_address(&all.empty[i]), layers_warps);
+      barrier_init(shared_address(&all.empty[i]), layers_warps / 2);
       barrier_init(shared_address(&all.claimed[i]), 1);
     }
     barrier_init(shared_address(&all.qkv_there), 1);

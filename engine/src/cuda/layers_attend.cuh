@@ -43,27 +43,30 @@ struct LayersRun {
   uint32_t values[4][value_words];
 
   // Positions that are not seen bring nothing, which keeps what is no number out of sums.
-  __device__ __forceinline__ void load(const uint8_t* its_keys, const uint8_t* its_values, Seen seen, int lane) {
+  __device__ __forceinline__ void load_keys(const uint8_t* its_keys, Seen seen, int lane) {
     const int g = lane / 4, t = lane % 4;
-    const auto is_seen = [&](int position) { return position >= seen.from && position < seen.upto; };
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
       for (int c = 0; c < key_chunks; c++) {
         const int row = g + 8 * i;
-        keys[i][c] = is_seen(row) ? *reinterpret_cast<const uint4*>(its_keys + row * row_bytes + (t + 4 * c) * 16) : uint4{};
+        keys[i][c] = row >= seen.from && row < seen.upto ? *reinterpret_cast<const uint4*>(its_keys + row * row_bytes + (t + 4 * c) * 16) : uint4{};
       }
+  }
+  __device__ __forceinline__ void load_values(const uint8_t* its_values, Seen seen, int lane) {
+    const int g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int row = 2 * t + i % 2 + i / 2 * 8;
+      const bool is_seen = row >= seen.from && row < seen.upto;
       const uint8_t* from = its_values + row * row_bytes;
       if constexpr (value_words == 2) {
-        const uint2 words = is_seen(row) ? *reinterpret_cast<const uint2*>(from + 8 * g) : uint2{};
+        const uint2 words = is_seen ? *reinterpret_cast<const uint2*>(from + 8 * g) : uint2{};
         values[i][0] = words.x, values[i][1] = words.y;
       } else {
 #pragma unroll
         for (int c = 0; c < value_words / 4; c++) {
-          const uint4 words = is_seen(row) ? *reinterpret_cast<const uint4*>(from + 16 * g + 128 * c) : uint4{};
+          const uint4 words = is_seen ? *reinterpret_cast<const uint4*>(from + 16 * g + 128 * c) : uint4{};
           values[i][4 * c] = words.x, values[i][4 * c + 1] = words.y, values[i][4 * c + 2] = words.z, values[i][4 * c + 3] = words.w;
         }
       }
@@ -100,28 +103,27 @@ class LayersAttend {
   __device__ LayersAttend(const StepView& step, const LayerAttention& task, uint8_t* memory)
       : step_(step), task_(task), told_(*reinterpret_cast<Told*>(memory)), items_(step.counts->pieces * task.attend.shape.kv_heads), index_(static_cast<int>(blockIdx.x)) {}
 
-  // What may be read before this step's queries, keys and values are there.
+  // What may be read before this step's queries, keys and values are there: the first run, and into L2 those that follow; but for a run that this step's key and value belong to.
   __device__ void begin() {
     find();
-    load(false);
+    if (index_ >= items_ || !has_run(run_)) return;
+    if (run_ * run_tokens + run_tokens <= position_) load_keys(run_), load_values(run_), is_loaded_ = true;
+#pragma unroll 1
+    for (int run = run_ + layers_warps; has_run(run); run += layers_warps) prefetch(run);
   }
   __device__ void run() {
     while (index_ < items_) {
       const PieceItem item = item_;
       finish_heads(item);
       sync_summing();
-      load(true);
-      sums_.key_scale = millrace::key_scale<Kv>(task_.attend.kv, item.kv_head);
-      bool has_any = false;
       begin_sums();
-      for (; run_ * run_tokens < item.upto; run_ += layers_warps, is_loaded_ = false, has_any = true) {
-        if (has_any) load(true);
-        add({item.from - run_ * run_tokens, item.upto - run_ * run_tokens});
-      }
+      const bool has_any = has_run(run_);
+      if (has_any && !is_loaded_) load_keys(run_), load_values(run_);
+#pragma unroll 1
+      for (; has_run(run_); run_ += layers_warps) add();
       leave(has_any);
       index_ += static_cast<int>(gridDim.x);
-      find();
-      load(false);
+      begin();
       sync_summing();
       finish_item(item);
     }
@@ -139,13 +141,15 @@ class LayersAttend {
       if (item_.from < item_.upto) return;  // else the window has left the chunk behind
     }
   }
-  // The warp's run, where there is one; `all`: one with this step's position too.
-  __device__ void load(bool all) {
-    if (is_loaded_ || index_ >= items_ || run_ * run_tokens >= item_.upto || (!all && run_ * run_tokens + run_tokens > position_)) return;
-    const KvRuns& kv = task_.attend.kv;
-    const uint8_t* keys = keys_of(kv, item_.slot, item_.kv_head) + offset_of_run(kv, run_);
-    loaded_.load(keys, keys + (kv.view.value_offset - kv.view.key_offset), {item_.from - run_ * run_tokens, item_.upto - run_ * run_tokens}, lane_);
-    is_loaded_ = true;
+  __device__ bool has_run(int run) const { return run * run_tokens < item_.upto; }
+  __device__ Seen seen_of(int run) const { return {item_.from - run * run_tokens, item_.upto - run * run_tokens}; }
+  __device__ const uint8_t* place_of(int run) const { return keys_of(task_.attend.kv, item_.slot, item_.kv_head) + offset_of_run(task_.attend.kv, run); }
+  __device__ int64_t to_values() const { return task_.attend.kv.view.value_offset - task_.attend.kv.view.key_offset; }
+  __device__ __forceinline__ void load_keys(int run) { loaded_.load_keys(place_of(run), seen_of(run), lane_); }
+  __device__ __forceinline__ void load_values(int run) { loaded_.load_values(place_of(run) + to_values(), seen_of(run), lane_); }
+  __device__ void prefetch(int run) const {
+    if (lane_ * 128 >= run_tokens * Run::row_bytes) return;
+    for (const uint8_t* from : {place_of(run), place_of(run) + to_values()}) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + lane_ * 128));
   }
 
   __device__ void finish_heads(const PieceItem& item) {
@@ -169,6 +173,7 @@ class LayersAttend {
   __device__ __forceinline__ void begin_sums() {
     const int g = lane_ / 4, t = lane_ % 4;
     const bool exists = g < task_.attend.group;
+    sums_.key_scale = millrace::key_scale<Kv>(task_.attend.kv, item_.kv_head);
     const auto* words = reinterpret_cast<const uint32_t*>(told_.queries[g]);
 #pragma unroll
     for (int i = 0; i < dims / 16; i++) {
@@ -181,16 +186,20 @@ class LayersAttend {
 #pragma unroll
     for (int i = 0; i < 2; i++) sums_.largest[0][i] = -INFINITY, sums_.total[0][i] = 0;
   }
-  __device__ __forceinline__ void add(Seen seen) {
+  // Adds run number run_, which is loaded, and asks for the next one.
+  __device__ __forceinline__ void add() {
     const float soft_cap = task_.attend.shape.soft_cap;
+    const int next = run_ + layers_warps;
     float s[1][4] = {};
 #pragma unroll
     for (int i = 0; i < dims / 16; i++) Kv::multiply_add(s[0], loaded_.key_rows(i).part, sums_.q[i][0][0], sums_.q[i][0][1]);
+    if (has_run(next)) load_keys(next);
     cap_scores(s, soft_cap, sums_.key_scale);
     uint32_t p[2];
-    sums_.weigh(s[0], 0, seen, lane_, exponent_factor(soft_cap, sums_.key_scale), p);
+    sums_.weigh(s[0], 0, seen_of(run_), lane_, exponent_factor(soft_cap, sums_.key_scale), p);
 #pragma unroll
     for (int i = 0; i < dims / 16; i++) Kv::multiply_add(sums_.o[i][0], loaded_.value_rows(i).part, p[0], p[1]);
+    if (has_run(next)) load_values(next);
   }
 
   __device__ __forceinline__ void leave(bool has_any) {

@@ -128,7 +128,7 @@ __device__ void sum_tile(const StreamTask& task, const Ring<T>& ring, const Stre
 #pragma unroll 1
   for (int step = 0; step < task.plan.steps; step++, turn.advance(task.plan.stages)) {
     barrier_wait(ring.full(turn.slot), turn.parity);
-    warp.template add<count, T>(step, ring.stage(turn.slot), ring.stage(turn.slot) + static_cast<uint32_t>(task.plan.tokens_at), rows, sums);
+    if (step % 2 == warp.team) warp.template add<count, T>(step, ring.stage(turn.slot), ring.stage(turn.slot) + static_cast<uint32_t>(task.plan.tokens_at), rows, sums);
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
       barrier_arrive(ring.empty(turn.slot));
@@ -167,6 +167,9 @@ __device__ void sum_all(const StreamTask& task, const Ring<T>& ring) {
     const Blocks blocks = blocks_of(task.plan, tile);
     const int count = (blocks.count - warp.group + 1) / 2;
     const StreamRows<type> rows(task.plan.boxes, blocks.count);
+    const int first = blocks.first + warp.group;
+    StreamAhead<T> ahead[2];
+    if constexpr (StreamAhead<T>::is_early) ahead[0].load(task.result, first), ahead[1].load(task.result, first + 2);
     StreamSums<T> sums = {};
     if (count == 2)
       sum_tile<type, T, 2>(task, ring, warp, rows, turn, sums);
@@ -176,7 +179,10 @@ __device__ void sum_all(const StreamTask& task, const Ring<T>& ring) {
       sum_tile<type, T, 0>(task, ring, warp, rows, turn, sums);
 #pragma unroll
     for (int m = 0; m < 2; m++)
-      if (m < count) finish_block<T>(task.result, exchange, blocks.first + warp.group + 2 * m, sums[m]);
+      if (m < count) {
+        if constexpr (!StreamAhead<T>::is_early) ahead[m].load(task.result, first + 2 * m);
+        finish_block<T>(task.result, exchange, ahead[m], first + 2 * m, sums[m]);
+      }
   }
 }
 

@@ -43,7 +43,7 @@ constexpr int sum_tiles = stream_sum_tiles(T);
 // Which columns of a stage are a warp's, and where its threads find them.
 template <DeviceMatrix::Type type>
 struct StreamWarp {
-  int group, team;   // team: it has columns in every second stage
+  int group, team;  // of two teams one has columns in each stage
   int behind_step;
   StreamLane<type> lane;
 
@@ -55,10 +55,9 @@ struct StreamWarp {
     const bool is_behind = type == DeviceMatrix::Type::fp8 && columns % 256 == warp % stream_stage_units * 128 + 64 && lane_number % 4 >= 2;
     behind_step = is_behind ? columns / 256 : -1;
   }
-  // Adds what it has in the stage that is number `step` of its tile, to the sums of `count` blocks.
+  // Adds what it has in a stage of its team's, number `step` of its tile, to the sums of `count` blocks.
   template <int count, int T>
   __device__ void add(int step, uint32_t weights, uint32_t tokens, const StreamRows<type>& rows, StreamSums<T>& sums) const {
-    if (count == 0 || step % 2 != team) return;
     StreamLane<type> inside = lane;
     if constexpr (type == DeviceMatrix::Type::fp8) inside.weights ^= step == behind_step ? 64u : 0u;
     if constexpr (count > 0) add_products<count, T>(weights + static_cast<uint32_t>(group) * rows.block_bytes, rows, tokens, sums, inside);
@@ -79,10 +78,43 @@ __device__ inline float norm_factor(const NormInput& norm, int token, int lane) 
   return rsqrtf(warp_sum(sum) / static_cast<float>(norm.n) + norm.epsilon);
 }
 
-__device__ inline float scale_of(const StreamResult& result, int row) { return result.scales == nullptr ? result.factor : result.factor * result.scales[row]; }
+// What a thread needs from memory to finish a block: asked for while there is still much to sum, if there are registers for it. A thread has one row, of each
+// 8 tokens one.
+template <int T>
+struct StreamAhead {
+  static constexpr bool is_early = T <= 2;
+  float scale, up_scale, bias, up_bias, weight;
+  float y[is_early ? T : 1];  // else it is read when it is needed
+
+  // Whoever writes y runs no more.
+  __device__ __forceinline__ void load(const StreamResult& result, int block) {
+    const MatmulOutput& output = result.output;
+    const bool is_gate = output.kind == MatmulOutput::Kind::gate;
+    const int thread = static_cast<int>(threadIdx.x) % stream_group_threads, rows = is_gate ? stream_half_rows : stream_block_rows;
+    const int row = block * result.block_rows + thread % rows, up_row = result.half_rows + row;
+    scale = up_scale = result.factor;
+    bias = up_bias = weight = 0;
+    for (float& each : y) each = 0;
+    if (row >= (is_gate ? result.half_rows : result.rows)) return;
+    if (result.scales != nullptr) scale *= result.scales[row];
+    if (output.bias != nullptr) bias = output.bias[row];
+    if (is_gate) {
+      if (result.scales != nullptr) up_scale *= result.scales[up_row];
+      if (output.bias != nullptr) up_bias = output.bias[up_row];
+    }
+    if (output.next.weight != nullptr) weight = output.next.weight[row];
+    if (!is_early || output.kind != MatmulOutput::Kind::add) return;
+#pragma unroll
+    for (int i = 0; i < T; i++) {
+      const int token = thread / rows + 8 * i;
+      if (token < result.tokens) y[is_early ? i : 0] = static_cast<const float*>(output.y)[token * output.stride + row];
+    }
+  }
+};
 
 // One result of a row and a token, or of a gate row and its up row; returns what `store` and `add` leave.
-__device__ inline float finish(const StreamResult& result, const StreamExchange& exchange, int row, int token, float sum, float up) {
+template <int T>
+__device__ __forceinline__ float finish(const StreamResult& result, const StreamExchange& exchange, const StreamAhead<T>& ahead, int row, int token, float sum, float up) {
   const MatmulOutput& output = result.output;
   const int64_t line = token * output.stride;
   if (output.norm.squares != nullptr) {
@@ -90,50 +122,58 @@ __device__ inline float finish(const StreamResult& result, const StreamExchange&
     sum *= factor;
     up *= factor;
   }
-  sum = fmaf(sum, scale_of(result, row), output.bias == nullptr ? 0.0f : output.bias[row]);
+  sum = fmaf(sum, ahead.scale, ahead.bias);
   if (output.kind == MatmulOutput::Kind::gate) {
-    const int up_row = result.half_rows + row;
-    up = fmaf(up, scale_of(result, up_row), output.bias == nullptr ? 0.0f : output.bias[up_row]);
+    up = fmaf(up, ahead.up_scale, ahead.up_bias);
     store_value(static_cast<__nv_bfloat16*>(output.y) + line, row, gated(output.activation, sum, up), output.as);
     return 0;
   }
   float* y = static_cast<float*>(output.y) + line + row;
-  return *y = output.kind == MatmulOutput::Kind::add ? *y + sum : sum;
+  if (output.kind == MatmulOutput::Kind::add) {
+    float before;
+    if constexpr (StreamAhead<T>::is_early)
+      before = token < 8 ? ahead.y[0] : ahead.y[T - 1];
+    else
+      before = *y;
+    sum += before;
+  }
+  return *y = sum;
+}
+
+// All threads of a group. The numbers are constants, so that a kernel takes three barriers and not all there are.
+__device__ __forceinline__ void sync_group(int group) {
+  if (group == 0)
+    asm volatile("bar.sync 1, %0;" ::"n"(stream_group_threads) : "memory");
+  else
+    asm volatile("bar.sync 2, %0;" ::"n"(stream_group_threads) : "memory");
 }
 
 // Adds up what the four warps of a group have of a block, in their order, and stores it.
 template <int T>
-__device__ void finish_block(const StreamResult& result, const StreamExchange& exchange, int block, const float (&sums)[T][4]) {
+__device__ __forceinline__ void finish_block(const StreamResult& result, const StreamExchange& exchange, const StreamAhead<T>& ahead, int block, const float (&sums)[T][4]) {
   constexpr int tiles = sum_tiles<T>, row_floats = stream_sum_row_floats, class_floats = tiles * stream_sum_tile_floats;
   const int thread = static_cast<int>(threadIdx.x) % stream_group_threads, group = static_cast<int>(threadIdx.x) / stream_group_threads;
   const int lane = thread % 32, its_class = thread / 32;
-  // The numbers are constants, so that a kernel takes three barriers and not all there are.
-  const auto sync = [&] {
-    if (group == 0)
-      asm volatile("bar.sync 1, %0;" ::"n"(stream_group_threads) : "memory");
-    else
-      asm volatile("bar.sync 2, %0;" ::"n"(stream_group_threads) : "memory");
-  };
   const bool is_gate = result.output.kind == MatmulOutput::Kind::gate;
   const int rows = is_gate ? stream_half_rows : stream_block_rows, rows_end = is_gate ? result.half_rows : result.rows;
 #pragma unroll
   for (int n = 0; n < T; n += tiles) {
-    sync();  // who reads the sums before these has read them
+    sync_group(group);  // who reads the sums before these has read them
     // A row of the exchange is a token; its length keeps the threads of a warp in different banks.
     float* mine = exchange.sums + its_class * class_floats + 2 * (lane % 4) * row_floats + lane / 4;
 #pragma unroll
     for (int i = 0; i < tiles; i++)
 #pragma unroll
       for (int j = 0; j < 4; j++) mine[i * stream_sum_tile_floats + j % 2 * row_floats + j / 2 * 8] = sums[n + i][j];
-    sync();
+    sync_group(group);
 #pragma unroll 1
     for (int item = thread; item < tiles * 8 * rows; item += stream_group_threads) {
       const int token = n * 8 + item / rows, row = block * result.block_rows + item % rows;
       const bool exists = token < result.tokens && row < rows_end;
       const float* from = exchange.sums + item / rows * row_floats + item % rows;
       const auto total = [&](int i) { return from[i] + from[class_floats + i] + from[2 * class_floats + i] + from[3 * class_floats + i]; };
-      const float value = exists ? finish(result, exchange, row, token, total(0), is_gate ? total(stream_half_rows) : 0.0f) : 0.0f;
-      if (result.output.next.weight != nullptr) leave_for_norm(result.output.next, result.rows, row, token, value, exists);
+      const float value = exists ? finish(result, exchange, ahead, row, token, total(0), is_gate ? total(stream_half_rows) : 0.0f) : 0.0f;
+      if (result.output.next.weight != nullptr) leave_for_norm(result.output.next, ahead.weight, result.rows, row, token, value, exists);
     }
   }
 }
