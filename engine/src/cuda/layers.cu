@@ -22,6 +22,7 @@ using Type = DeviceMatrix::Type;
 constexpr int ring_slots = 32, layers_threads = layers_summing_threads + 128;
 // The factors of a norm follow when so many stages' tokens are on their way.
 constexpr int stages_before_factors = 4;
+constexpr int layers_chains = 2;  // of sums
 
 extern __shared__ __align__(1024) uint8_t shared[];
 
@@ -51,21 +52,26 @@ class StageWalk {
   __device__ bool exists() const { return layer < plan_.layers; }
   __device__ bool is_of(int its_layer, int its_matrix) const { return layer == its_layer && matrix == its_matrix; }
   __device__ uint32_t tokens_at() const { return at + bytes - token_bytes; }
-  __device__ void advance() {
+  __device__ __forceinline__ void advance() {
+    const uint32_t passed = bytes;
+    if (step + 1 < steps_)
+      step++;
+    else
+      end_tile();
     index++;
     turn.advance(ring_slots);
-    begin += bytes, at += bytes;
-    if (++step == plan_.matrices[matrix].steps) {
-      step = 0, block += count, left_ -= count;
-      if (left_ > 0)
-        take_tile();
-      else
-        next_matrix();
-    }
+    begin += passed, at += passed;
     if (at + bytes > plan_.ring_bytes) begin += plan_.ring_bytes - at, at = 0;
   }
 
  private:
+  __device__ void end_tile() {
+    step = 0, block += count, left_ -= count;
+    if (left_ > 0)
+      take_tile();
+    else
+      next_matrix();
+  }
   // The next one in which this CTA has blocks.
   __device__ void next_matrix() {
     left_ = 0;
@@ -75,6 +81,7 @@ class StageWalk {
       const int moved = static_cast<int>(blockIdx.x) - its.shift, rank = moved < 0 ? moved + plan_.grid : moved;
       block = rank * its.cta_blocks + min(rank, its.longer_ctas);
       left_ = its.cta_blocks + (rank < its.longer_ctas ? 1 : 0);
+      steps_ = its.steps;
     }
     take_tile();
   }
@@ -83,7 +90,7 @@ class StageWalk {
     bytes = (static_cast<uint32_t>(count * stream_block_bytes(type)) + stream_swizzle_bytes - 1) / stream_swizzle_bytes * stream_swizzle_bytes + token_bytes;
   }
   const LayersPlan& plan_;
-  int left_ = 0;  // blocks, from its tile's on
+  int left_ = 0, steps_ = 0;  // blocks, from its tile's on; stages of a tile
 };
 
 // The warp that asks for weights. Its threads go through all of this together, so that addresses are uniform, and the first of them asks.
@@ -177,17 +184,18 @@ __device__ void load_tokens(const LayersTask& task) {
 // Sums those of a tile's stages that are the warp's team's, every second one of all, of which `count` blocks are this warp's. So a team meets the same slots again and again,
 // and skips no phase of a barrier.
 template <Type type, int T, int count>
-__device__ void sum_tile(StageWalk<type, T>& next, int steps, uint32_t ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, const auto& look_ahead, StreamSums<T>& sums) {
+__device__ void sum_tile(StageWalk<type, T>& next, int steps, uint32_t ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, const auto& look_ahead, StreamSums<T> (&sums)[layers_chains]) {
   LayersShared& all = all_share();
+  const bool tells = threadIdx.x % 32 == 0;
   bool looks = true;
 #pragma unroll 1
   for (int step = 0; step < steps; step++, next.advance()) {
     if (next.turn.slot % 2 != warp.team) continue;
     barrier_wait(shared_address(&all.full[next.turn.slot]), next.turn.parity);
     if (looks) look_ahead(), looks = false;
-    warp.template add<count, T>(step, ring + next.at, ring + next.tokens_at(), rows, sums);
+    warp.template add<count, T, layers_chains>(step, ring + next.at, ring + next.tokens_at(), rows, sums);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&all.empty[next.turn.slot]));
+    if (tells) barrier_arrive(shared_address(&all.empty[next.turn.slot]));
   }
   if (steps > 1) return;
   sync_group(warp.group);
@@ -216,7 +224,7 @@ __device__ void multiply(const LayersTask& task, int layer, int matrix, StageWal
       for (int m = 0; m < 2; m++)
         if (m < count) ahead[m].load(result, first + 2 * m);
     };
-    StreamSums<T> sums = {};
+    StreamSums<T> sums[layers_chains] = {};
     if (count == 2)
       sum_tile<type, T, 2>(next, its.steps, ring, warp, rows, look_ahead, sums);
     else if (count == 1)
@@ -225,8 +233,14 @@ __device__ void multiply(const LayersTask& task, int layer, int matrix, StageWal
       sum_tile<type, T, 0>(next, its.steps, ring, warp, rows, look_ahead, sums);
     if (waits) barrier_wait(shared_address(&all.factors_there), turn), turn ^= 1, waits = false;
 #pragma unroll
-    for (int m = 0; m < 2; m++)
-      if (m < count) finish_block<T>(result, exchange, ahead[m], first + 2 * m, sums[m]);
+    for (int m = 0; m < 2; m++) {
+      if (m >= count) continue;
+#pragma unroll
+      for (int n = 0; n < T; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) sums[0][m][n][i] += sums[1][m][n][i];
+      finish_block<T>(result, exchange, ahead[m], first + 2 * m, sums[0][m]);
+    }
   }
 }
 

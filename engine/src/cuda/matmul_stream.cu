@@ -124,11 +124,11 @@ class Loader {
 // Sums all stages of a tile, of which `count` blocks are this warp's. It takes note of each, whether it has columns there or not, since a barrier's
 // phases may not be skipped.
 template <Type type, int T, int count>
-__device__ void sum_tile(const StreamTask& task, const Ring<T>& ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, Turn& turn, StreamSums<T>& sums) {
+__device__ void sum_tile(const StreamTask& task, const Ring<T>& ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, Turn& turn, StreamSums<T> (&sums)[1]) {
 #pragma unroll 1
   for (int step = 0; step < task.plan.steps; step++, turn.advance(task.plan.stages)) {
     barrier_wait(ring.full(turn.slot), turn.parity);
-    if (step % 2 == warp.team) warp.template add<count, T>(step, ring.stage(turn.slot), ring.stage(turn.slot) + static_cast<uint32_t>(task.plan.tokens_at), rows, sums);
+    if (step % 2 == warp.team) warp.template add<count, T, 1>(step, ring.stage(turn.slot), ring.stage(turn.slot) + static_cast<uint32_t>(task.plan.tokens_at), rows, sums);
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
       barrier_arrive(ring.empty(turn.slot));
@@ -170,7 +170,7 @@ __device__ void sum_all(const StreamTask& task, const Ring<T>& ring) {
     const int first = blocks.first + warp.group;
     StreamAhead<T> ahead[2];
     if constexpr (StreamAhead<T>::is_early) ahead[0].load(task.result, first), ahead[1].load(task.result, first + 2);
-    StreamSums<T> sums = {};
+    StreamSums<T> sums[1] = {};
     if (count == 2)
       sum_tile<type, T, 2>(task, ring, warp, rows, turn, sums);
     else if (count == 1)
@@ -181,7 +181,7 @@ __device__ void sum_all(const StreamTask& task, const Ring<T>& ring) {
     for (int m = 0; m < 2; m++)
       if (m < count) {
         if constexpr (!StreamAhead<T>::is_early) ahead[m].load(task.result, first + 2 * m);
-        finish_block<T>(task.result, exchange, ahead[m], first + 2 * m, sums[m]);
+        finish_block<T>(task.result, exchange, ahead[m], first + 2 * m, sums[0][m]);
       }
   }
 }

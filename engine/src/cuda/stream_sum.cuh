@@ -64,9 +64,9 @@ struct StreamRows {
       : block_bytes(boxes == 1 ? 2 * half_bytes : half_bytes), second_half(static_cast<uint32_t>((boxes == 1 ? 1 : blocks) * half_bytes)) {}
 };
 
-// Adds one unit of `count` blocks, which lie two blocks apart from `weights` on, to their sums.
-template <int count, int T>
-__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::bf16>& rows, uint32_t tokens, StreamSums<T>& sums, StreamLane<DeviceMatrix::Type::bf16> lane) {
+// Adds one unit of `count` blocks, which lie two blocks apart from `weights` on, to their sums: to one of several in turn, so that few products wait for each other.
+template <int count, int T, int chains>
+__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::bf16>& rows, uint32_t tokens, StreamSums<T> (&sums)[chains], StreamLane<DeviceMatrix::Type::bf16> lane) {
 #pragma unroll(T < 4 ? 2 : 1)
   for (uint32_t i = 0; i < 2; i++) {
     uint4 a[count][2];
@@ -82,8 +82,8 @@ __device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMat
       const uint4 b = load_shared(tile + (lane.tokens ^ 32 * i));
 #pragma unroll
       for (int m = 0; m < count; m++) {
-        multiply_add<DeviceMatrix::Type::bf16>(sums[m][n], a[m][0].x, a[m][1].x, a[m][0].y, a[m][1].y, b.x, b.y);
-        multiply_add<DeviceMatrix::Type::bf16>(sums[m][n], a[m][0].z, a[m][1].z, a[m][0].w, a[m][1].w, b.z, b.w);
+        multiply_add<DeviceMatrix::Type::bf16>(sums[i % chains][m][n], a[m][0].x, a[m][1].x, a[m][0].y, a[m][1].y, b.x, b.y);
+        multiply_add<DeviceMatrix::Type::bf16>(sums[i % chains][m][n], a[m][0].z, a[m][1].z, a[m][0].w, a[m][1].w, b.z, b.w);
       }
     }
   }
@@ -99,8 +99,8 @@ __device__ inline StreamFragment fragment_of(const uint4& first, const uint4& se
   return {{{pair(first.x), pair(second.x), pair(first.y), pair(second.y)}, {pair(first.z), pair(second.z), pair(first.w), pair(second.w)}}};
 }
 
-template <int count, int T>
-__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::fp8>& rows, uint32_t tokens, StreamSums<T>& sums, StreamLane<DeviceMatrix::Type::fp8> lane) {
+template <int count, int T, int chains>
+__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::fp8>& rows, uint32_t tokens, StreamSums<T> (&sums)[chains], StreamLane<DeviceMatrix::Type::fp8> lane) {
 #pragma unroll(T < 4 ? 2 : 1)
   for (uint32_t i = 0; i < 2; i++) {
     uint4 raw[count][2];
@@ -122,8 +122,8 @@ __device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMat
 #pragma unroll
         for (int m = 0; m < count; m++) {
           const auto& a = fragment[m].a;
-          multiply_add<DeviceMatrix::Type::fp8>(sums[m][n], a[0][0], a[0][1], a[0][2], a[0][3], b.x, b.y);
-          multiply_add<DeviceMatrix::Type::fp8>(sums[m][n], a[1][0], a[1][1], a[1][2], a[1][3], b.z, b.w);
+          multiply_add<DeviceMatrix::Type::fp8>(sums[i % chains][m][n], a[0][0], a[0][1], a[0][2], a[0][3], b.x, b.y);
+          multiply_add<DeviceMatrix::Type::fp8>(sums[i % chains][m][n], a[1][0], a[1][1], a[1][2], a[1][3], b.z, b.w);
         }
       }
     }

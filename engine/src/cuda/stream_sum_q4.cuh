@@ -61,8 +61,8 @@ __device__ inline StreamFragment fragment_of(const uint4 (&raw)[2], int i, const
   return fragment;
 }
 
-template <int count, int T>
-__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::q4>& rows, uint32_t tokens, StreamSums<T>& sums, StreamLane<DeviceMatrix::Type::q4> lane) {
+template <int count, int T, int chains>
+__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::q4>& rows, uint32_t tokens, StreamSums<T> (&sums)[chains], StreamLane<DeviceMatrix::Type::q4> lane) {
   uint4 raw[count][2];
   __half2 scales[count][2], minimums[count][2];
 #pragma unroll
@@ -87,8 +87,8 @@ __device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMat
 #pragma unroll
       for (int m = 0; m < count; m++) {
         const auto& a = fragment[m].a;
-        multiply_add<DeviceMatrix::Type::q4>(sums[m][n], a[0][0], a[0][1], a[0][2], a[0][3], b.x, b.y);
-        multiply_add<DeviceMatrix::Type::q4>(sums[m][n], a[1][0], a[1][1], a[1][2], a[1][3], b.z, b.w);
+        multiply_add<DeviceMatrix::Type::q4>(sums[i % chains][m][n], a[0][0], a[0][1], a[0][2], a[0][3], b.x, b.y);
+        multiply_add<DeviceMatrix::Type::q4>(sums[i % chains][m][n], a[1][0], a[1][1], a[1][2], a[1][3], b.z, b.w);
       }
     }
   }

@@ -56,11 +56,11 @@ struct StreamWarp {
     behind_step = is_behind ? columns / 256 : -1;
   }
   // Adds what it has in a stage of its team's, number `step` of its tile, to the sums of `count` blocks.
-  template <int count, int T>
-  __device__ void add(int step, uint32_t weights, uint32_t tokens, const StreamRows<type>& rows, StreamSums<T>& sums) const {
+  template <int count, int T, int chains>
+  __device__ __forceinline__ void add(int step, uint32_t weights, uint32_t tokens, const StreamRows<type>& rows, StreamSums<T> (&sums)[chains]) const {
     StreamLane<type> inside = lane;
     if constexpr (type == DeviceMatrix::Type::fp8) inside.weights ^= step == behind_step ? 64u : 0u;
-    if constexpr (count > 0) add_products<count, T>(weights + static_cast<uint32_t>(group) * rows.block_bytes, rows, tokens, sums, inside);
+    if constexpr (count > 0) add_products<count, T, chains>(weights + static_cast<uint32_t>(group) * rows.block_bytes, rows, tokens, sums, inside);
   }
 };
 
@@ -83,8 +83,8 @@ __device__ inline float norm_factor(const NormInput& norm, int token, int lane) 
 template <int T>
 struct StreamAhead {
   static constexpr bool is_early = T <= 2;
-  float scale, up_scale, bias, up_bias, weight;
-  float y[is_early ? T : 1];  // else it is read when it is needed
+  float scale, up_scale, bias, up_bias, weight;  // as they are read: nothing waits for them here
+  float y[is_early ? T : 1];                     // else it is read when it is needed
 
   // Whoever writes y runs no more.
   __device__ __forceinline__ void load(const StreamResult& result, int block) {
@@ -92,23 +92,16 @@ struct StreamAhead {
     const bool is_gate = output.kind == MatmulOutput::Kind::gate;
     const int thread = static_cast<int>(threadIdx.x) % stream_group_threads, rows = is_gate ? stream_half_rows : stream_block_rows;
     const int row = block * result.block_rows + thread % rows, up_row = result.half_rows + row;
-    scale = up_scale = result.factor;
-    bias = up_bias = weight = 0;
-    for (float& each : y) each = 0;
-    if (row >= (is_gate ? result.half_rows : result.rows)) return;
-    if (result.scales != nullptr) scale *= result.scales[row];
-    if (output.bias != nullptr) bias = output.bias[row];
-    if (is_gate) {
-      if (result.scales != nullptr) up_scale *= result.scales[up_row];
-      if (output.bias != nullptr) up_bias = output.bias[up_row];
-    }
-    if (output.next.weight != nullptr) weight = output.next.weight[row];
-    if (!is_early || output.kind != MatmulOutput::Kind::add) return;
+    const bool exists = row < (is_gate ? result.half_rows : result.rows);
+    const auto value = [&](const float* values, int at, bool is_wanted, float otherwise) { return values != nullptr && exists && is_wanted ? values[at] : otherwise; };
+    scale = value(result.scales, row, true, 1);
+    up_scale = value(result.scales, up_row, is_gate, 1);
+    bias = value(output.bias, row, true, 0);
+    up_bias = value(output.bias, up_row, is_gate, 0);
+    weight = value(output.next.weight, row, true, 0);
+    const float* before = static_cast<const float*>(output.y) + (thread / rows) * output.stride;
 #pragma unroll
-    for (int i = 0; i < T; i++) {
-      const int token = thread / rows + 8 * i;
-      if (token < result.tokens) y[is_early ? i : 0] = static_cast<const float*>(output.y)[token * output.stride + row];
-    }
+    for (int i = 0; is_early && i < T; i++) y[i] = value(before + 8 * i * output.stride, row, output.kind == MatmulOutput::Kind::add && thread / rows + 8 * i < result.tokens, 0);
   }
 };
 
@@ -122,9 +115,9 @@ __device__ __forceinline__ float finish(const StreamResult& result, const Stream
     sum *= factor;
     up *= factor;
   }
-  sum = fmaf(sum, ahead.scale, ahead.bias);
+  sum = fmaf(sum, result.factor * ahead.scale, ahead.bias);
   if (output.kind == MatmulOutput::Kind::gate) {
-    up = fmaf(up, ahead.up_scale, ahead.up_bias);
+    up = fmaf(up, result.factor * ahead.up_scale, ahead.up_bias);
     store_value(static_cast<__nv_bfloat16*>(output.y) + line, row, gated(output.activation, sum, up), output.as);
     return 0;
   }
