@@ -7,6 +7,8 @@
 namespace millrace {
 namespace {
 
+constexpr size_t layer_operators = 5;
+
 // The same of a step's tokens from `first` on.
 NormInput from(NormInput norm, int first) {
   if (norm.squares != nullptr) norm.squares += int64_t{first} * norm.count;
@@ -43,8 +45,8 @@ const Layers* CudaBackend::layers_of(const StepView& step) {
 std::vector<Layer> CudaBackend::list_layers(const StepView& step) const {
   std::vector<Layer> layers;
   const bool ends = !operators_.empty() && std::holds_alternative<CudaEmbed>(operators_.front()) && std::holds_alternative<CudaLogits>(operators_.back());
-  if (!ends || operators_.size() % layer_phases != 2) return {};
-  for (size_t i = 1; i + 1 < operators_.size(); i += layer_phases) {
+  if (!ends || operators_.size() % layer_operators != 2) return {};
+  for (size_t i = 1; i + 1 < operators_.size(); i += layer_operators) {
     const auto* qkv = std::get_if<CudaQkv>(&operators_[i]);
     const auto* attend = std::get_if<CudaAttend>(&operators_[i + 1]);
     const auto* project = std::get_if<CudaProject>(&operators_[i + 2]);

@@ -30,7 +30,7 @@ __global__ void heads_kernel(StepView step, HeadsTask task) {
   const float* v = k + static_cast<int64_t>(task.kv_heads) * head_dim;
   const HeadNorm q_norm{&task.q_norm, whole_factor(task.q_norm, q, head_dim, partial)}, k_norm{&task.k_norm, whole_factor(task.k_norm, k, head_dim, partial)};
   const float2* turns = task.rope.turns + static_cast<int64_t>(t) * task.rope.pairs;
-  const auto values_of = [&](const float* of, int head) { return of + static_cast<int64_t>(head) * head_dim; };
+  const auto values_of = [&](const float* of, int head) { return PlainValues{of + static_cast<int64_t>(head) * head_dim}; };
   const auto place_of = [&](int64_t offset) { return kv_place<element>(task.kv, token, kv_head, head_dim, offset); };
 
   const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;

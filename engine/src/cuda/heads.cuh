@@ -20,6 +20,33 @@ struct HeadNorm {
   float factor = 0;
 };
 
+// What the matrix left of a head: float32, or each with a tag beside it, for which whoever reads waits.
+struct PlainValues {
+  const float* from;
+
+  __device__ PlainValues operator+(int64_t count) const { return {from + count}; }
+  __device__ float2 pair(int i) const { return *reinterpret_cast<const float2*>(from + i); }
+  __device__ float one(int i) const { return from[i]; }
+};
+struct TaggedValues {
+  const uint64_t* from;  // the tag in the upper half
+  uint32_t tag;
+
+  __device__ TaggedValues operator+(int64_t count) const { return {from + count, tag}; }
+  __device__ float2 pair(int i) const {
+    uint64_t first, second;
+    do asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(first), "=l"(second) : "l"(from + i) : "memory");
+    while (first >> 32 != tag || second >> 32 != tag);
+    return {__uint_as_float(static_cast<uint32_t>(first)), __uint_as_float(static_cast<uint32_t>(second))};
+  }
+  __device__ float one(int i) const {
+    uint64_t value;
+    do asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(from + i) : "memory");
+    while (value >> 32 != tag);
+    return __uint_as_float(static_cast<uint32_t>(value));
+  }
+};
+
 // What the values of head number `head` are multiplied by, beside the norm's weights, and where those are.
 struct HeadScale {
   float factor;
@@ -30,13 +57,14 @@ struct HeadScale {
     return {pair.x * factor * weight[i], pair.y * factor * weight[i + 1]};
   }
 };
-__device__ inline HeadScale scale_of_head(const HeadNorm& given, const float* values, int head, int head_dim) {
+template <typename Values>
+__device__ HeadScale scale_of_head(const HeadNorm& given, const Values& values, int head, int head_dim) {
   if (given.norm == nullptr || given.norm->weight == nullptr) return {1, nullptr};
   const DeviceNorm& norm = *given.norm;
   if (norm.n != head_dim) return {given.factor, norm.weight + static_cast<int64_t>(head) * head_dim};
   float squares = 0;
   for (int i = 2 * (static_cast<int>(threadIdx.x) % 32); i < head_dim; i += 64) {
-    const float2 pair = *reinterpret_cast<const float2*>(values + i);
+    const float2 pair = values.pair(i);
     squares += pair.x * pair.x + pair.y * pair.y;
   }
   return {rsqrtf(warp_sum(squares) / static_cast<float>(head_dim) + norm.epsilon), norm.weight};
@@ -73,12 +101,12 @@ struct ToE4m3 {
   __device__ void one(int i, float value) { out[i] = __nv_cvt_float_to_fp8(value * inverse, __NV_SATFINITE, __NV_E4M3); }
 };
 
-// values [head_dim] go where `to` says. `turns` is of the token's position; null: nothing is turned.
-template <typename To>
-__device__ void finish_head(const HeadNorm& norm, const float* values, int head, int head_dim, const DeviceRope& rope, const float2* turns, float scale, To& to) {
+// Values [head_dim] go where `to` says. `turns` is of the token's position; null: nothing is turned.
+template <typename Values, typename To>
+__device__ void finish_head(const HeadNorm& norm, const Values& values, int head, int head_dim, const DeviceRope& rope, const float2* turns, float scale, To& to) {
   const HeadScale own = scale_of_head(norm, values, head, head_dim);
   const int lane = static_cast<int>(threadIdx.x) % 32, pairs = turns == nullptr ? 0 : rope.pairs;
-  const auto load = [&](int i) { return own.apply(*reinterpret_cast<const float2*>(values + i), i); };
+  const auto load = [&](int i) { return own.apply(values.pair(i), i); };
   const auto turn = [](float first, float second, float2 by) { return float2{first * by.x - second * by.y, first * by.y + second * by.x}; };
   if (rope.halves && pairs % 2 == 0) {
     for (int i = 2 * lane; i < pairs; i += 64) {
@@ -89,7 +117,7 @@ __device__ void finish_head(const HeadNorm& norm, const float* values, int head,
     }
   } else if (rope.halves) {
     for (int i = lane; i < pairs; i += 32) {
-      const auto one = [&](int at) { return own.weight == nullptr ? values[at] : values[at] * own.factor * own.weight[at]; };
+      const auto one = [&](int at) { return own.weight == nullptr ? values.one(at) : values.one(at) * own.factor * own.weight[at]; };
       const float2 turned = turn(one(i), one(pairs + i), turns[i]);
       to.one(i, turned.x * scale);
       to.one(pairs + i, turned.y * scale);
@@ -113,14 +141,14 @@ __device__ uint8_t* kv_place(const KvView& kv, const StepToken& token, int kv_he
   return page + offset + token.position % kv.page_tokens * head_dim * bytes_of(element);
 }
 
-template <KvElement element, bool in_order = false>
-__device__ void finish_query(const HeadNorm& norm, const float* values, int head, const HeadsTask& task, const float2* turns, __nv_bfloat16* out) {
+template <KvElement element, bool in_order = false, typename Values>
+__device__ void finish_query(const HeadNorm& norm, const Values& values, int head, const HeadsTask& task, const float2* turns, __nv_bfloat16* out) {
   std::conditional_t<element == KvElement::e4m3, ToHalf<in_order>, ToBfloat16> to{out};
   finish_head(norm, values, head, task.head_dim, task.rope, turns, task.query_scale, to);
 }
 // A key or a value. `scales` are of E4M3 alone.
-template <KvElement element>
-__device__ void keep_head(const HeadNorm& norm, const float* values, int kv_head, const HeadsTask& task, const float2* turns, uint8_t* place, const float* scales) {
+template <KvElement element, typename Values>
+__device__ void keep_head(const HeadNorm& norm, const Values& values, int kv_head, const HeadsTask& task, const float2* turns, uint8_t* place, const float* scales) {
   if constexpr (element == KvElement::e4m3) {
     ToE4m3 to{place, 1 / scales[kv_head]};
     finish_head(norm, values, kv_head, task.head_dim, task.rope, turns, 1, to);

@@ -22,14 +22,14 @@ using Type = DeviceMatrix::Type;
 constexpr int ring_slots = 32, layers_threads = layers_summing_threads + 128;
 // The factors of a norm follow when so many stages' tokens are on their way.
 constexpr int stages_before_factors = 4;
-constexpr int layers_chains = 2;  // of sums
+constexpr int layers_chains = 2, blocks_at_once = 2;  // of sums; that are finished
 
 extern __shared__ __align__(1024) uint8_t shared[];
 
 // The beginning of shared memory; behind it what warps exchange, and the ring.
 struct LayersShared {
   uint64_t full[ring_slots], empty[ring_slots], claimed[ring_slots];  // barriers of a stage: that it has come, was read, that its place is free
-  uint64_t qkv_there, factors_there;
+  uint64_t factors_there;
   float factors[layers_tokens_max];
   StreamResult results[2];  // of this matrix and the next one
   LayerAttention attention;
@@ -41,7 +41,6 @@ __device__ LayersShared& all_share() { return *reinterpret_cast<LayersShared*>(s
 template <Type type, int T>
 class StageWalk {
  public:
-  static constexpr uint32_t token_bytes = 8 * T * stream_token_bytes(type);
   int layer = 0, matrix = -1, step = 0;
   int block = 0, count = 0;        // of its tile: the first one, and how many
   uint32_t begin = 0, bytes = 0;   // of all stages and gaps before it; its own
@@ -51,7 +50,7 @@ class StageWalk {
   __device__ explicit StageWalk(const LayersPlan& plan) : plan_(plan) { next_matrix(); }
   __device__ bool exists() const { return layer < plan_.layers; }
   __device__ bool is_of(int its_layer, int its_matrix) const { return layer == its_layer && matrix == its_matrix; }
-  __device__ uint32_t tokens_at() const { return at + bytes - token_bytes; }
+  __device__ uint32_t tokens_at() const { return at + weights_bytes(); }
   __device__ __forceinline__ void advance() {
     const uint32_t passed = bytes;
     if (step + 1 < steps_)
@@ -65,6 +64,8 @@ class StageWalk {
   }
 
  private:
+  __device__ static uint32_t whole(uint32_t bytes) { return (bytes + stream_swizzle_bytes - 1) / stream_swizzle_bytes * stream_swizzle_bytes; }
+  __device__ uint32_t weights_bytes() const { return whole(static_cast<uint32_t>(count * stream_block_bytes(type))); }
   __device__ void end_tile() {
     step = 0, block += count, left_ -= count;
     if (left_ > 0)
@@ -87,7 +88,7 @@ class StageWalk {
   }
   __device__ void take_tile() {
     count = min(left_, stream_tile_blocks_max);
-    bytes = (static_cast<uint32_t>(count * stream_block_bytes(type)) + stream_swizzle_bytes - 1) / stream_swizzle_bytes * stream_swizzle_bytes + token_bytes;
+    bytes = weights_bytes() + whole(static_cast<uint32_t>(plan_.tokens * stream_token_bytes(type)));
   }
   const LayersPlan& plan_;
   int left_ = 0, steps_ = 0;  // blocks, from its tile's on; stages of a tile
@@ -134,28 +135,25 @@ __device__ void end_phase(uint32_t* counter) {
   if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
+// What all counters count when a launch begins: the last one, to which no CTA adds before all have begun.
+__device__ uint32_t counted_before(const LayersTask& task) { return __ldcg(task.counters + task.plan.layers * layer_phases - 1); }
+
 // The warp that waits for phases, and asks for tokens' values.
 template <Type type, int T>
 __device__ void load_tokens(const LayersTask& task) {
   constexpr int units = stream_token_bytes(type) / stream_unit_bytes;
   LayersShared& all = all_share();
   const uint32_t ring = shared_address(shared) + task.plan.ring_at;
-  const int lane = static_cast<int>(threadIdx.x) % 32, phases = task.plan.layers * layer_phases;
-  // The last counter: no CTA adds to it before all have begun.
-  const uint32_t whole = __ldcg(task.counters + phases - 1) + gridDim.x;
-  const bool attends = static_cast<int>(blockIdx.x) < task.step.counts->pieces * task.plan.kv_heads;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const uint32_t whole = counted_before(task) + gridDim.x;
   StageWalk<type, T> next(task.plan);
 #pragma unroll 1
-  for (int phase = 0; phase < phases; phase++) {
-    const int layer = phase / layer_phases, part = phase % layer_phases, matrix = max(part - 1, 0);
-    const bool is_attention = part == 1;
-    if (is_attention ? !attends : !next.is_of(layer, matrix)) continue;
-    if (lane == 0 && phase > 0) wait_for_phase(task.counters + phase - 1, whole);
+  for (int number = 0; number < task.plan.layers * layer_matrices; number++) {
+    const int layer = number / layer_matrices, matrix = number % layer_matrices;
+    if (!next.is_of(layer, matrix)) continue;
+    // The phase in front of it has the number of the matrix before.
+    if (lane == 0 && number > 0) wait_for_phase(task.counters + number - 1, whole);
     __syncwarp();
-    if (is_attention) {
-      if (lane == 0) barrier_arrive(shared_address(&all.qkv_there));
-      continue;
-    }
     const CUtensorMap& x = task.maps[layer * layer_matrices + matrix].x;
     const NormInput& norm = task.plan.matrices[matrix].norm;
     const auto find_factors = [&] {
@@ -172,7 +170,7 @@ __device__ void load_tokens(const LayersTask& task) {
       barrier_wait(shared_address(&all.claimed[next.turn.slot]), next.turn.parity);
       if (lane == 0) {
         const uint32_t full = shared_address(&all.full[next.turn.slot]);
-        barrier_expect(full, next.token_bytes);
+        barrier_expect(full, static_cast<uint32_t>(task.plan.tokens * stream_token_bytes(type)));
         copy_tile(ring + next.tokens_at(), x, {0, next.step * units, 0}, full);
       }
       if (++stage == stages_before_factors && norm.squares != nullptr) find_factors();
@@ -184,7 +182,7 @@ __device__ void load_tokens(const LayersTask& task) {
 // Sums those of a tile's stages that are the warp's team's, every second one of all, of which `count` blocks are this warp's. So a team meets the same slots again and again,
 // and skips no phase of a barrier.
 template <Type type, int T, int count>
-__device__ void sum_tile(StageWalk<type, T>& next, int steps, uint32_t ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, const auto& look_ahead, StreamSums<T> (&sums)[layers_chains]) {
+__device__ void sum_tile(StageWalk<type, T>& next, int steps, uint32_t ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, const auto& look_ahead, StreamSums<T> (&sums)[layers_chains], int live) {
   LayersShared& all = all_share();
   const bool tells = threadIdx.x % 32 == 0;
   bool looks = true;
@@ -193,7 +191,7 @@ __device__ void sum_tile(StageWalk<type, T>& next, int steps, uint32_t ring, con
     if (next.turn.slot % 2 != warp.team) continue;
     barrier_wait(shared_address(&all.full[next.turn.slot]), next.turn.parity);
     if (looks) look_ahead(), looks = false;
-    warp.template add<count, T, layers_chains>(step, ring + next.at, ring + next.tokens_at(), rows, sums);
+    warp.template add<count, T, layers_chains>(step, ring + next.at, ring + next.tokens_at(), rows, sums, live);
     __syncwarp();
     if (tells) barrier_arrive(shared_address(&all.empty[next.turn.slot]));
   }
@@ -202,16 +200,17 @@ __device__ void sum_tile(StageWalk<type, T>& next, int steps, uint32_t ring, con
   if (looks) look_ahead();
 }
 
-// This CTA's tiles of a matrix. `turn` is the parity of the factors' barrier.
+// This CTA's tiles of a matrix. `turn` is the parity of the factors' barrier, `tag` that of results which have one.
 template <Type type, int T>
-__device__ void multiply(const LayersTask& task, int layer, int matrix, StageWalk<type, T>& next, uint32_t& turn) {
+__device__ void multiply(const LayersTask& task, int layer, int matrix, StageWalk<type, T>& next, uint32_t tag, uint32_t& turn) {
   const LayersPlan::Matrix& its = task.plan.matrices[matrix];
   LayersShared& all = all_share();
   const StreamResult& result = all.results[matrix % 2];
   const uint32_t ring = shared_address(shared) + task.plan.ring_at;
   const StreamWarp<type> warp(its.columns);
-  constexpr int group_floats = stream_classes * sum_tiles<T> * stream_sum_tile_floats;
-  const StreamExchange exchange = {reinterpret_cast<float*>(shared + exchange_at) + warp.group * group_floats, all.factors};
+  constexpr int group_floats = blocks_at_once * stream_classes * sum_tiles<T> * stream_sum_tile_floats;
+  const StreamExchange exchange = {reinterpret_cast<float*>(shared + exchange_at) + warp.group * group_floats, all.factors, tag};
+  const int live = task.plan.tokens - static_cast<int>(threadIdx.x) % 32 / 4;
   bool waits = its.norm.squares != nullptr;
 #pragma unroll 1
   while (next.is_of(layer, matrix)) {
@@ -226,21 +225,19 @@ __device__ void multiply(const LayersTask& task, int layer, int matrix, StageWal
     };
     StreamSums<T> sums[layers_chains] = {};
     if (count == 2)
-      sum_tile<type, T, 2>(next, its.steps, ring, warp, rows, look_ahead, sums);
+      sum_tile<type, T, 2>(next, its.steps, ring, warp, rows, look_ahead, sums, live);
     else if (count == 1)
-      sum_tile<type, T, 1>(next, its.steps, ring, warp, rows, look_ahead, sums);
+      sum_tile<type, T, 1>(next, its.steps, ring, warp, rows, look_ahead, sums, live);
     else
-      sum_tile<type, T, 0>(next, its.steps, ring, warp, rows, look_ahead, sums);
+      sum_tile<type, T, 0>(next, its.steps, ring, warp, rows, look_ahead, sums, live);
     if (waits) barrier_wait(shared_address(&all.factors_there), turn), turn ^= 1, waits = false;
 #pragma unroll
-    for (int m = 0; m < 2; m++) {
-      if (m >= count) continue;
+    for (int m = 0; m < 2; m++)
 #pragma unroll
       for (int n = 0; n < T; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) sums[0][m][n][i] += sums[1][m][n][i];
-      finish_block<T>(result, exchange, ahead[m], first + 2 * m, sums[0][m]);
-    }
+    finish_blocks<T, blocks_at_once>(result, exchange, ahead, first, count, sums[0]);
   }
 }
 
@@ -256,35 +253,35 @@ template <Type type, int T, typename Kv, int dims>
 __device__ void compute(const LayersTask& task) {
   LayersShared& all = all_share();
   StageWalk<type, T> next(task.plan);
-  uint32_t factors_turn = 0;
+  uint32_t factors_turn = 0, tag = counted_before(task) / gridDim.x * static_cast<uint32_t>(task.plan.layers);
   const auto fetch_result = [&](int number) { fetch(all.results[number % 2], task.results + number); };
-  const auto end = [&](int layer, int part) {
+  const auto await_fetched = [&] {
     wait_for_copies<0>();
-    end_phase(task.counters + layer * layer_phases + part);
+    sync_summing();
   };
   fetch_result(0);
-  wait_for_copies<0>();
-  sync_summing();
+  await_fetched();
 #pragma unroll 1
   for (int layer = 0; layer < task.plan.layers; layer++) {
     const int first = layer * layer_matrices;
+    tag++;
     fetch(all.attention, task.attentions + layer);
-    multiply(task, layer, 0, next, factors_turn);
-    end(layer, 0);
-
+    multiply(task, layer, 0, next, tag, factors_turn);
+    await_fetched();
     fetch_result(first + 1);
     if (static_cast<int>(blockIdx.x) < task.step.counts->pieces * task.plan.kv_heads) {
-      LayersAttend<Kv, dims> attention(task.step, all.attention, shared + exchange_at);
+      LayersAttend<Kv, dims> attention(task.step, all.attention, {task.tagged, tag}, shared + exchange_at);
       attention.begin();
-      barrier_wait(shared_address(&all.qkv_there), static_cast<uint32_t>(layer % 2));
       attention.run();
     }
-    end(layer, 1);
+    wait_for_copies<0>();
+    end_phase(task.counters + layer * layer_phases);
 #pragma unroll 1
     for (int matrix = 1; matrix < layer_matrices; matrix++) {
       if (first + matrix + 1 < task.plan.layers * layer_matrices) fetch_result(first + matrix + 1);
-      multiply(task, layer, matrix, next, factors_turn);
-      end(layer, 1 + matrix);
+      multiply(task, layer, matrix, next, tag, factors_turn);
+      wait_for_copies<0>();
+      end_phase(task.counters + layer * layer_phases + matrix);
     }
   }
 }
@@ -299,7 +296,6 @@ __global__ void __launch_bounds__(layers_threads, 1) layers_kernel(const __grid_
       barrier_init(shared_address(&all.empty[i]), layers_warps / 2);
       barrier_init(shared_address(&all.claimed[i]), 1);
     }
-    barrier_init(shared_address(&all.qkv_there), 1);
     barrier_init(shared_address(&all.factors_there), 1);
     barriers_ready();
   }
@@ -344,7 +340,7 @@ void run_layers(cudaStream_t stream, const LayersTask& task, DeviceMatrix::Type 
 }
 
 size_t layers_exchange_end(int token_tiles, int group, int head_dim) {
-  const size_t products = stream_groups * stream_classes * static_cast<size_t>(stream_sum_tiles(token_tiles) * stream_sum_tile_floats) * sizeof(float);
+  const size_t products = blocks_at_once * stream_groups * stream_classes * static_cast<size_t>(stream_sum_tiles(token_tiles) * stream_sum_tile_floats) * sizeof(float);
   const size_t told = head_dim == 64 ? sizeof(LayersTold<64>) : sizeof(LayersTold<128>), pitch = head_dim == 64 ? LayersTold<64>::pitch : LayersTold<128>::pitch;
   return exchange_at + std::max(products, told + sizeof(float) * layers_warps * static_cast<size_t>(group) * pitch);
 }

@@ -18,7 +18,9 @@
 namespace millrace {
 
 constexpr int layers_tokens_max = 16, layers_group_max = 8;
-constexpr int layer_matrices = 4, layer_phases = layer_matrices + 1;  // the second one is attention
+constexpr int layer_matrices = 4;
+// Behind each of which all wait for all: attention, and the last three matrices. What the first one yields has tags instead.
+constexpr int layer_phases = 4;
 
 // What a layer does: y = w . x of qkv, project, gate-up and down, and attention behind the first of these.
 struct LayerProduct {
@@ -61,7 +63,8 @@ struct LayersTask {
   const LayersMaps* maps = nullptr;
   const StreamResult* results = nullptr;
   const LayerAttention* attentions = nullptr;
-  uint32_t* counters = nullptr;  // [layers][layer_phases], each the CTAs that were done with it, of all launches
+  uint32_t* counters = nullptr;       // [layers][layer_phases], each the CTAs that were done with it, of all launches
+  const uint64_t* tagged = nullptr;   // [tokens][rows of qkv]; see StreamResult
 };
 
 void run_layers(cudaStream_t stream, const LayersTask& task, DeviceMatrix::Type type, KvElement element, int head_dim);
@@ -84,6 +87,7 @@ class Layers {
   DeviceArray<StreamResult> results_;
   DeviceArray<LayerAttention> attentions_;
   DeviceArray<uint32_t> counters_;
+  DeviceArray<uint64_t> tagged_;
 };
 
 }  // namespace millrace

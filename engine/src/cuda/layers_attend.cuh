@@ -100,8 +100,8 @@ class LayersAttend {
  public:
   using Run = LayersRun<Kv, dims>;
   using Told = LayersTold<dims>;
-  __device__ LayersAttend(const StepView& step, const LayerAttention& task, uint8_t* memory)
-      : step_(step), task_(task), told_(*reinterpret_cast<Told*>(memory)), items_(step.counts->pieces * task.attend.shape.kv_heads), index_(static_cast<int>(blockIdx.x)) {}
+  __device__ LayersAttend(const StepView& step, const LayerAttention& task, const TaggedValues& qkv, uint8_t* memory)
+      : step_(step), task_(task), qkv_(qkv), told_(*reinterpret_cast<Told*>(memory)), items_(step.counts->pieces * task.attend.shape.kv_heads), index_(static_cast<int>(blockIdx.x)) {}
 
   // What may be read before this step's queries, keys and values are there: the first run, and into L2 those that follow; but for a run that this step's key and value belong to.
   __device__ void begin() {
@@ -155,8 +155,8 @@ class LayersAttend {
   __device__ void finish_heads(const PieceItem& item) {
     const HeadsTask& heads = task_.heads;
     const StepToken token{.position = position_, .slot = item.slot};
-    const float* q = heads.qkv + static_cast<int64_t>(item.token) * (heads.heads + 2 * heads.kv_heads) * dims;
-    const float* k = q + static_cast<int64_t>(heads.heads + item.kv_head) * dims;
+    const TaggedValues q = qkv_ + static_cast<int64_t>(item.token) * (heads.heads + 2 * heads.kv_heads) * dims;
+    const TaggedValues k = q + static_cast<int64_t>(heads.heads + item.kv_head) * dims;
     const float2* turns = heads.rope.turns + static_cast<int64_t>(item.token) * heads.rope.pairs;
     const int group = task_.attend.group, count = group + (item.upto > position_ ? 2 : 0);
     for (int i = warp_; i < count; i += layers_warps) {
@@ -264,6 +264,7 @@ class LayersAttend {
 
   const StepView& step_;
   const LayerAttention& task_;
+  const TaggedValues qkv_;
   Told& told_;
   const int items_, warp_ = static_cast<int>(threadIdx.x) / 32, lane_ = static_cast<int>(threadIdx.x) % 32;
   int index_;

@@ -77,6 +77,7 @@ Layers::Layers(const std::vector<Layer>& layers, int tokens)
   plan.ring_bytes = static_cast<uint32_t>(layers_shared_max) - plan.ring_at;
   plan.shared_bytes = layers_shared_max;
 
+  tagged_ = DeviceArray<uint64_t>(static_cast<size_t>(tokens) * static_cast<size_t>(layers[0].products[0].w.rows));
   std::vector<LayersMaps> maps;
   std::vector<StreamResult> results;
   std::vector<LayerAttention> attentions;
@@ -85,8 +86,9 @@ Layers::Layers(const std::vector<Layer>& layers, int tokens)
     for (int i = 0; i < layer_matrices; i++) {
       const LayerProduct& product = layer.products[i];
       const StreamPlan stream{.token_tiles = plan.token_tiles, .boxes = plan.matrices[i].boxes};
-      maps.push_back({stream_maps_of_weights(product.w, stream), stream_map_of_tokens(product.w, product.x, tokens, stream)});
+      maps.push_back({stream_maps_of_weights(product.w, stream), stream_map_of_tokens(product.w, product.x, tokens, tokens)});
       results.push_back(stream_result(product.w, tokens, product.output));
+      if (i == 0) results.back().tagged = tagged_.get();
     }
   }
   maps_ = on_device(maps);
@@ -97,6 +99,7 @@ Layers::Layers(const std::vector<Layer>& layers, int tokens)
   task_.results = results_.get();
   task_.attentions = attentions_.get();
   task_.counters = counters_.get();
+  task_.tagged = tagged_.get();
 }
 
 void Layers::run(cudaStream_t stream, const StepView& step) const {

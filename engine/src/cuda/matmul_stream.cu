@@ -181,7 +181,7 @@ __device__ void sum_all(const StreamTask& task, const Ring<T>& ring) {
     for (int m = 0; m < 2; m++)
       if (m < count) {
         if constexpr (!StreamAhead<T>::is_early) ahead[m].load(task.result, first + 2 * m);
-        finish_block<T>(task.result, exchange, ahead[m], first + 2 * m, sums[0][m]);
+        finish_blocks<T, 1>(task.result, exchange, &ahead[m], first + 2 * m, 1, &sums[0][m]);
       }
   }
 }
@@ -262,7 +262,7 @@ void matmul_stream(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat
   static const int multiprocessors = count_multiprocessors();
   const StreamTask task{stream_result(w, tokens, output), w.columns, plan_stream(w, tokens, output.kind, multiprocessors, tuning)};
   const StreamMaps w_maps = stream_maps_of_weights(w, task.plan);
-  const CUtensorMap x_map = stream_map_of_tokens(w, x, tokens, task.plan);
+  const CUtensorMap x_map = stream_map_of_tokens(w, x, tokens, 8 * task.plan.token_tiles / task.plan.peers);
   if (w.type == Type::bf16)
     launch_stream<Type::bf16>(stream, w_maps, x_map, task);
   else if (w.type == Type::fp8)

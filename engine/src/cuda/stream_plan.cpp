@@ -66,13 +66,13 @@ StreamMaps stream_maps_of_weights(const DeviceMatrix& w, const StreamPlan& plan)
   return maps;
 }
 
-CUtensorMap stream_map_of_tokens(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const StreamPlan& plan) {
+CUtensorMap stream_map_of_tokens(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, int box_tokens) {
   return map_of(x, {.type = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
                     .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
                     .rank = 3,
                     .dimensions = {64, static_cast<uint64_t>(w.columns / 64), static_cast<uint64_t>(tokens)},
                     .strides = {stream_unit_bytes, static_cast<uint64_t>(w.columns) * 2},
-                    .box = {64, static_cast<uint32_t>(stream_token_bytes(w.type) / stream_unit_bytes), static_cast<uint32_t>(8 * plan.token_tiles / plan.peers)}});
+                    .box = {64, static_cast<uint32_t>(stream_token_bytes(w.type) / stream_unit_bytes), static_cast<uint32_t>(box_tokens)}});
 }
 
 }  // namespace millrace

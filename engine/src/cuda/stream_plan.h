@@ -66,14 +66,14 @@ struct StreamPlan {
 };
 StreamPlan plan_stream(const DeviceMatrix& w, int tokens, MatmulOutput::Kind kind, int multiprocessors, const StreamTuning& tuning);
 
-// Tiles of a box's rows x one stage of w, and of half of a plan's tokens x one stage of x. Values beyond a row's end or the last token come as
+// Tiles of a box's rows x one stage of w, and of some tokens x one stage of x. Values beyond a row's end or the last token come as
 // zeros, except that an E4M3 row of an odd number of half units runs on into the next one: there it is x that is zero. A map of four bits counts
 // pieces' rows.
 struct StreamMaps {
   CUtensorMap by_blocks[stream_tile_blocks_max];  // for tiles of 1, 2, ... blocks
 };
 StreamMaps stream_maps_of_weights(const DeviceMatrix& w, const StreamPlan& plan);
-CUtensorMap stream_map_of_tokens(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const StreamPlan& plan);
+CUtensorMap stream_map_of_tokens(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, int box_tokens);
 
 void matmul_stream(cudaStream_t stream, const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const MatmulOutput& output,
                    const StreamTuning& tuning);

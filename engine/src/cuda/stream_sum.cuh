@@ -24,6 +24,15 @@ __device__ inline uint4 load_shared(uint32_t address) {
   return value;
 }
 
+// Or zeros: what is not there takes no time either.
+__device__ inline uint4 load_shared_if(bool is_there, uint32_t address) {
+  uint4 value = {};
+  asm volatile("{\n\t.reg .pred is_there;\n\tsetp.ne.u32 is_there, %5, 0;\n\t@is_there ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n\t}"
+               : "+r"(value.x), "+r"(value.y), "+r"(value.z), "+r"(value.w)
+               : "r"(address), "r"(static_cast<uint32_t>(is_there)));
+  return value;
+}
+
 template <DeviceMatrix::Type weights>
 __device__ inline void multiply_add(float (&sum)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
   if constexpr (weights == DeviceMatrix::Type::bf16)
@@ -65,8 +74,9 @@ struct StreamRows {
 };
 
 // Adds one unit of `count` blocks, which lie two blocks apart from `weights` on, to their sums: to one of several in turn, so that few products wait for each other.
+// `live`: so many tokens are there from the thread's first on, every eighth of which is its own.
 template <int count, int T, int chains>
-__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::bf16>& rows, uint32_t tokens, StreamSums<T> (&sums)[chains], StreamLane<DeviceMatrix::Type::bf16> lane) {
+__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::bf16>& rows, uint32_t tokens, StreamSums<T> (&sums)[chains], StreamLane<DeviceMatrix::Type::bf16> lane, int live) {
 #pragma unroll(T < 4 ? 2 : 1)
   for (uint32_t i = 0; i < 2; i++) {
     uint4 a[count][2];
@@ -79,7 +89,7 @@ __device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMat
 #pragma unroll
     for (int n = 0; n < T; n++) {
       const uint32_t tile = tokens + static_cast<uint32_t>(n * stream_token_tile_bytes<DeviceMatrix::Type::bf16>);
-      const uint4 b = load_shared(tile + (lane.tokens ^ 32 * i));
+      const uint4 b = load_shared_if(8 * n < live, tile + (lane.tokens ^ 32 * i));
 #pragma unroll
       for (int m = 0; m < count; m++) {
         multiply_add<DeviceMatrix::Type::bf16>(sums[i % chains][m][n], a[m][0].x, a[m][1].x, a[m][0].y, a[m][1].y, b.x, b.y);
@@ -100,7 +110,7 @@ __device__ inline StreamFragment fragment_of(const uint4& first, const uint4& se
 }
 
 template <int count, int T, int chains>
-__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::fp8>& rows, uint32_t tokens, StreamSums<T> (&sums)[chains], StreamLane<DeviceMatrix::Type::fp8> lane) {
+__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::fp8>& rows, uint32_t tokens, StreamSums<T> (&sums)[chains], StreamLane<DeviceMatrix::Type::fp8> lane, int live) {
 #pragma unroll(T < 4 ? 2 : 1)
   for (uint32_t i = 0; i < 2; i++) {
     uint4 raw[count][2];
@@ -118,7 +128,7 @@ __device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMat
       for (int m = 0; m < count; m++) fragment[m] = fragment_of(raw[m][0], raw[m][1], h);
 #pragma unroll
       for (int n = 0; n < T; n++) {
-        const uint4 b = load_shared(chunk + static_cast<uint32_t>(n * stream_token_tile_bytes<DeviceMatrix::Type::fp8>));
+        const uint4 b = load_shared_if(8 * n < live, chunk + static_cast<uint32_t>(n * stream_token_tile_bytes<DeviceMatrix::Type::fp8>));
 #pragma unroll
         for (int m = 0; m < count; m++) {
           const auto& a = fragment[m].a;

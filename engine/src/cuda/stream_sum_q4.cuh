@@ -62,7 +62,7 @@ __device__ inline StreamFragment fragment_of(const uint4 (&raw)[2], int i, const
 }
 
 template <int count, int T, int chains>
-__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::q4>& rows, uint32_t tokens, StreamSums<T> (&sums)[chains], StreamLane<DeviceMatrix::Type::q4> lane) {
+__device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMatrix::Type::q4>& rows, uint32_t tokens, StreamSums<T> (&sums)[chains], StreamLane<DeviceMatrix::Type::q4> lane, int live) {
   uint4 raw[count][2];
   __half2 scales[count][2], minimums[count][2];
 #pragma unroll
@@ -83,7 +83,7 @@ __device__ inline void add_products(uint32_t weights, const StreamRows<DeviceMat
     for (int m = 0; m < count; m++) fragment[m] = fragment_of(raw[m], i, scales[m], minimums[m]);
 #pragma unroll
     for (int n = 0; n < T; n++) {
-      const uint4 b = load_shared(chunk + static_cast<uint32_t>(n * stream_token_tile_bytes<DeviceMatrix::Type::q4>));
+      const uint4 b = load_shared_if(8 * n < live, chunk + static_cast<uint32_t>(n * stream_token_tile_bytes<DeviceMatrix::Type::q4>));
 #pragma unroll
       for (int m = 0; m < count; m++) {
         const auto& a = fragment[m].a;

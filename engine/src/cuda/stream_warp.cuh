@@ -23,6 +23,7 @@ struct alignas(16) StreamResult {
   int block_rows = 0;  // from a block's first row to the next one's
   int half_rows = 0;   // from a block's first row to that of its second half
   float factor = 1;    // of all results
+  uint64_t* tagged = nullptr;  // [tokens][rows]: where results go instead, each with the launch's tag above it; or none
 };
 
 inline StreamResult stream_result(const DeviceMatrix& w, int tokens, const MatmulOutput& output) {
@@ -57,17 +58,18 @@ struct StreamWarp {
   }
   // Adds what it has in a stage of its team's, number `step` of its tile, to the sums of `count` blocks.
   template <int count, int T, int chains>
-  __device__ __forceinline__ void add(int step, uint32_t weights, uint32_t tokens, const StreamRows<type>& rows, StreamSums<T> (&sums)[chains]) const {
+  __device__ __forceinline__ void add(int step, uint32_t weights, uint32_t tokens, const StreamRows<type>& rows, StreamSums<T> (&sums)[chains], int live = 8 * T) const {
     StreamLane<type> inside = lane;
     if constexpr (type == DeviceMatrix::Type::fp8) inside.weights ^= step == behind_step ? 64u : 0u;
-    if constexpr (count > 0) add_products<count, T, chains>(weights + static_cast<uint32_t>(group) * rows.block_bytes, rows, tokens, sums, inside);
+    if constexpr (count > 0) add_products<count, T, chains>(weights + static_cast<uint32_t>(group) * rows.block_bytes, rows, tokens, sums, inside, live);
   }
 };
 
 // Of a group, in shared memory.
 struct StreamExchange {
-  float* sums;           // [classes][tiles][8 tokens][row_floats]
+  float* sums;           // [blocks at once][classes][tiles][8 tokens][row_floats]
   const float* factors;  // [tokens], of the norm
+  uint32_t tag = 0;
 };
 
 // A token's factor of a norm, by one warp.
@@ -121,6 +123,11 @@ __device__ __forceinline__ float finish(const StreamResult& result, const Stream
     store_value(static_cast<__nv_bfloat16*>(output.y) + line, row, gated(output.activation, sum, up), output.as);
     return 0;
   }
+  if (result.tagged != nullptr) {
+    const uint64_t value = uint64_t{exchange.tag} << 32 | __float_as_uint(sum);
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(result.tagged + static_cast<int64_t>(token) * result.rows + row), "l"(value) : "memory");
+    return 0;
+  }
   float* y = static_cast<float*>(output.y) + line + row;
   if (output.kind == MatmulOutput::Kind::add) {
     float before;
@@ -141,10 +148,10 @@ __device__ __forceinline__ void sync_group(int group) {
     asm volatile("bar.sync 2, %0;" ::"n"(stream_group_threads) : "memory");
 }
 
-// Adds up what the four warps of a group have of a block, in their order, and stores it.
-template <int T>
-__device__ __forceinline__ void finish_block(const StreamResult& result, const StreamExchange& exchange, const StreamAhead<T>& ahead, int block, const float (&sums)[T][4]) {
-  constexpr int tiles = sum_tiles<T>, row_floats = stream_sum_row_floats, class_floats = tiles * stream_sum_tile_floats;
+// Adds up what the four warps of a group have of `count` blocks, every second one from `first` on, in the warps' order, and stores it.
+template <int T, int at_once>
+__device__ __forceinline__ void finish_blocks(const StreamResult& result, const StreamExchange& exchange, const StreamAhead<T>* ahead, int first, int count, const float (*sums)[T][4]) {
+  constexpr int tiles = sum_tiles<T>, row_floats = stream_sum_row_floats, class_floats = tiles * stream_sum_tile_floats, block_floats = stream_classes * class_floats;
   const int thread = static_cast<int>(threadIdx.x) % stream_group_threads, group = static_cast<int>(threadIdx.x) / stream_group_threads;
   const int lane = thread % 32, its_class = thread / 32;
   const bool is_gate = result.output.kind == MatmulOutput::Kind::gate;
@@ -155,18 +162,24 @@ __device__ __forceinline__ void finish_block(const StreamResult& result, const S
     // A row of the exchange is a token; its length keeps the threads of a warp in different banks.
     float* mine = exchange.sums + its_class * class_floats + 2 * (lane % 4) * row_floats + lane / 4;
 #pragma unroll
-    for (int i = 0; i < tiles; i++)
+    for (int m = 0; m < at_once; m++)
 #pragma unroll
-      for (int j = 0; j < 4; j++) mine[i * stream_sum_tile_floats + j % 2 * row_floats + j / 2 * 8] = sums[n + i][j];
+      for (int i = 0; i < tiles; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) mine[m * block_floats + i * stream_sum_tile_floats + j % 2 * row_floats + j / 2 * 8] = sums[m][n + i][j];
     sync_group(group);
+#pragma unroll
+    for (int m = 0; m < at_once; m++) {
+      if (m >= count) break;
 #pragma unroll 1
-    for (int item = thread; item < tiles * 8 * rows; item += stream_group_threads) {
-      const int token = n * 8 + item / rows, row = block * result.block_rows + item % rows;
-      const bool exists = token < result.tokens && row < rows_end;
-      const float* from = exchange.sums + item / rows * row_floats + item % rows;
-      const auto total = [&](int i) { return from[i] + from[class_floats + i] + from[2 * class_floats + i] + from[3 * class_floats + i]; };
-      const float value = exists ? finish(result, exchange, ahead, row, token, total(0), is_gate ? total(stream_half_rows) : 0.0f) : 0.0f;
-      if (result.output.next.weight != nullptr) leave_for_norm(result.output.next, ahead.weight, result.rows, row, token, value, exists);
+      for (int item = thread; item < tiles * 8 * rows; item += stream_group_threads) {
+        const int token = n * 8 + item / rows, row = (first + 2 * m) * result.block_rows + item % rows;
+        const bool exists = token < result.tokens && row < rows_end;
+        const float* from = exchange.sums + m * block_floats + item / rows * row_floats + item % rows;
+        const auto total = [&](int i) { return from[i] + from[class_floats + i] + from[2 * class_floats + i] + from[3 * class_floats + i]; };
+        const float value = exists ? finish(result, exchange, ahead[m], row, token, total(0), is_gate ? total(stream_half_rows) : 0.0f) : 0.0f;
+        if (result.output.next.weight != nullptr) leave_for_norm(result.output.next, ahead[m].weight, result.rows, row, token, value, exists);
+      }
     }
   }
 }
