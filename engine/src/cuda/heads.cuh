@@ -21,11 +21,15 @@ struct HeadNorm {
 };
 
 // What the matrix left of a head: float32, or each with a tag beside it, for which whoever reads waits.
+struct TwoPairs {
+  float2 first, second;
+};
 struct PlainValues {
   const float* from;
 
   __device__ PlainValues operator+(int64_t count) const { return {from + count}; }
   __device__ float2 pair(int i) const { return *reinterpret_cast<const float2*>(from + i); }
+  __device__ TwoPairs pairs(int i, int j) const { return {pair(i), pair(j)}; }
   __device__ float one(int i) const { return from[i]; }
 };
 struct TaggedValues {
@@ -33,11 +37,16 @@ struct TaggedValues {
   uint32_t tag;
 
   __device__ TaggedValues operator+(int64_t count) const { return {from + count, tag}; }
-  __device__ float2 pair(int i) const {
-    uint64_t first, second;
-    do asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(first), "=l"(second) : "l"(from + i) : "memory");
-    while (first >> 32 != tag || second >> 32 != tag);
-    return {__uint_as_float(static_cast<uint32_t>(first)), __uint_as_float(static_cast<uint32_t>(second))};
+  __device__ float2 pair(int i) const { return pairs(i, i).first; }
+  // Asked for together.
+  __device__ TwoPairs pairs(int i, int j) const {
+    uint64_t a[2], b[2];
+    do {
+      asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(a[0]), "=l"(a[1]) : "l"(from + i) : "memory");
+      asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(b[0]), "=l"(b[1]) : "l"(from + j) : "memory");
+    } while (a[0] >> 32 != tag || a[1] >> 32 != tag || b[0] >> 32 != tag || b[1] >> 32 != tag);
+    const auto value = [](uint64_t tagged) { return __uint_as_float(static_cast<uint32_t>(tagged)); };
+    return {{value(a[0]), value(a[1])}, {value(b[0]), value(b[1])}};
   }
   __device__ float one(int i) const {
     uint64_t value;
@@ -110,7 +119,8 @@ __device__ void finish_head(const HeadNorm& norm, const Values& values, int head
   const auto turn = [](float first, float second, float2 by) { return float2{first * by.x - second * by.y, first * by.y + second * by.x}; };
   if (rope.halves && pairs % 2 == 0) {
     for (int i = 2 * lane; i < pairs; i += 64) {
-      const float2 low = load(i), high = load(pairs + i);
+      const TwoPairs both = values.pairs(i, pairs + i);
+      const float2 low = own.apply(both.first, i), high = own.apply(both.second, pairs + i);
       const float2 first = turn(low.x, high.x, turns[i]), second = turn(low.y, high.y, turns[i + 1]);
       to.pair(i, first.x * scale, second.x * scale);
       to.pair(pairs + i, first.y * scale, second.y * scale);
@@ -128,9 +138,12 @@ __device__ void finish_head(const HeadNorm& norm, const Values& values, int head
       to.pair(2 * i, turned.x * scale, turned.y * scale);
     }
   }
-  for (int i = 2 * pairs + 2 * lane; i < head_dim; i += 64) {
-    const float2 pair = load(i);
-    to.pair(i, pair.x * scale, pair.y * scale);
+  for (int i = 2 * pairs + 2 * lane; i < head_dim; i += 128) {
+    const bool has_two = i + 64 < head_dim;
+    const TwoPairs both = values.pairs(i, has_two ? i + 64 : i);
+    const float2 first = own.apply(both.first, i), second = own.apply(both.second, has_two ? i + 64 : i);
+    to.pair(i, first.x * scale, first.y * scale);
+    if (has_two) to.pair(i + 64, second.x * scale, second.y * scale);
   }
 }
 

@@ -21,8 +21,9 @@ using Type = DeviceMatrix::Type;
 // Registers come and go by warpgroups: of that which asks, two warps do.
 constexpr int ring_slots = 32, layers_threads = layers_summing_threads + 128;
 // The factors of a norm follow when so many stages' tokens are on their way.
-constexpr int stages_before_factors = 4;
+constexpr int stages_before_factors = 2;
 constexpr int layers_chains = 2, blocks_at_once = 2;  // of sums; that are finished
+constexpr int teams = stream_classes / stream_stage_units;
 
 extern __shared__ __align__(1024) uint8_t shared[];
 
@@ -37,7 +38,8 @@ struct LayersShared {
 constexpr uint32_t exchange_at = (sizeof(LayersShared) + 127) / 128 * 128;
 __device__ LayersShared& all_share() { return *reinterpret_cast<LayersShared*>(shared); }
 
-// A stage of this CTA's: of which layer, matrix and tile it is, and where it lies.
+// A stage of this CTA's: of which layer, matrix and tile it is, and where it lies. It is two of stream_plan.h's stages, one for each team of warps: their weights
+// and tokens, and then the other's.
 template <Type type, int T>
 class StageWalk {
  public:
@@ -50,23 +52,27 @@ class StageWalk {
   __device__ explicit StageWalk(const LayersPlan& plan) : plan_(plan) { next_matrix(); }
   __device__ bool exists() const { return layer < plan_.layers; }
   __device__ bool is_of(int its_layer, int its_matrix) const { return layer == its_layer && matrix == its_matrix; }
-  __device__ uint32_t tokens_at() const { return at + weights_bytes(); }
+  __device__ uint32_t weights_at(int team) const { return at + (team == 0 ? 0 : bytes / 2); }
+  __device__ uint32_t tokens_at(int team) const { return weights_at(team) + weights_bytes(); }
   __device__ __forceinline__ void advance() {
     const uint32_t passed = bytes;
-    if (step + 1 < steps_)
-      step++;
-    else
-      end_tile();
+    if (++step == steps_) next_tile();
     index++;
     turn.advance(ring_slots);
     begin += passed, at += passed;
     if (at + bytes > plan_.ring_bytes) begin += plan_.ring_bytes - at, at = 0;
   }
+  // From its last stage, which lies there, on to the next tile. Whoever goes this way has no use for begin and index.
+  __device__ void end_tile(uint32_t last_at, Turn last_turn) {
+    at = last_at, turn = last_turn, step = steps_ - 1;
+    advance();
+  }
+  __device__ uint32_t ring_bytes() const { return plan_.ring_bytes; }
 
  private:
   __device__ static uint32_t whole(uint32_t bytes) { return (bytes + stream_swizzle_bytes - 1) / stream_swizzle_bytes * stream_swizzle_bytes; }
   __device__ uint32_t weights_bytes() const { return whole(static_cast<uint32_t>(count * stream_block_bytes(type))); }
-  __device__ void end_tile() {
+  __device__ void next_tile() {
     step = 0, block += count, left_ -= count;
     if (left_ > 0)
       take_tile();
@@ -88,7 +94,7 @@ class StageWalk {
   }
   __device__ void take_tile() {
     count = min(left_, stream_tile_blocks_max);
-    bytes = weights_bytes() + whole(static_cast<uint32_t>(plan_.tokens * stream_token_bytes(type)));
+    bytes = 2 * (weights_bytes() + whole(static_cast<uint32_t>(plan_.tokens * stream_token_bytes(type))));
   }
   const LayersPlan& plan_;
   int left_ = 0, steps_ = 0;  // blocks, from its tile's on; stages of a tile
@@ -112,11 +118,12 @@ __device__ void load_weights(const LayersTask& task) {
     const uint32_t full = shared_address(&all.full[next.turn.slot]);
     if (!asks) continue;
     barrier_arrive(shared_address(&all.claimed[next.turn.slot]));
-    barrier_expect(full, static_cast<uint32_t>(2 * next.count * half_bytes));
+    barrier_expect(full, static_cast<uint32_t>(teams * 2 * next.count * half_bytes));
 #pragma unroll 1
-    for (int box = 0; box < matrix.boxes; box++) {
-      const TilePlace place = {0, next.step * stream_stage_units, (next.block * matrix.block_rows + box * matrix.half_rows) / map_rows};
-      copy_tile(ring + next.at + static_cast<uint32_t>(box * next.count * half_bytes), maps.by_blocks[next.count - 1], place, full, policy);
+    for (int i = 0; i < teams * matrix.boxes; i++) {
+      const int team = i % teams, box = i / teams;
+      const TilePlace place = {0, (teams * next.step + team) * stream_stage_units, (next.block * matrix.block_rows + box * matrix.half_rows) / map_rows};
+      copy_tile(ring + next.weights_at(team) + static_cast<uint32_t>(box * next.count * half_bytes), maps.by_blocks[next.count - 1], place, full, policy);
     }
   }
 }
@@ -170,8 +177,8 @@ __device__ void load_tokens(const LayersTask& task) {
       barrier_wait(shared_address(&all.claimed[next.turn.slot]), next.turn.parity);
       if (lane == 0) {
         const uint32_t full = shared_address(&all.full[next.turn.slot]);
-        barrier_expect(full, static_cast<uint32_t>(task.plan.tokens * stream_token_bytes(type)));
-        copy_tile(ring + next.tokens_at(), x, {0, next.step * units, 0}, full);
+        barrier_expect(full, static_cast<uint32_t>(teams * task.plan.tokens * stream_token_bytes(type)));
+        for (int team = 0; team < teams; team++) copy_tile(ring + next.tokens_at(team), x, {0, (teams * next.step + team) * units, 0}, full);
       }
       if (++stage == stages_before_factors && norm.squares != nullptr) find_factors();
     }
@@ -179,25 +186,25 @@ __device__ void load_tokens(const LayersTask& task) {
   }
 }
 
-// Sums those of a tile's stages that are the warp's team's, every second one of all, of which `count` blocks are this warp's. So a team meets the same slots again and again,
-// and skips no phase of a barrier.
+// Sums what of a tile's stages is the warp's team's, of which `count` blocks are this warp's.
 template <Type type, int T, int count>
-__device__ void sum_tile(StageWalk<type, T>& next, int steps, uint32_t ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, const auto& look_ahead, StreamSums<T> (&sums)[layers_chains], int live) {
+__device__ __forceinline__ void sum_tile(StageWalk<type, T>& next, int steps, uint32_t ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, StreamSums<T> (&sums)[layers_chains], int live) {
   LayersShared& all = all_share();
+  const uint32_t bytes = next.bytes, ring_bytes = next.ring_bytes(), weights = ring + next.weights_at(warp.team) - next.at, tokens = ring + next.tokens_at(warp.team) - next.at;
   const bool tells = threadIdx.x % 32 == 0;
-  bool looks = true;
+  uint32_t at = next.at;
+  Turn turn = next.turn;
 #pragma unroll 1
-  for (int step = 0; step < steps; step++, next.advance()) {
-    if (next.turn.slot % 2 != warp.team) continue;
-    barrier_wait(shared_address(&all.full[next.turn.slot]), next.turn.parity);
-    if (looks) look_ahead(), looks = false;
-    warp.template add<count, T, layers_chains>(step, ring + next.at, ring + next.tokens_at(), rows, sums, live);
+  for (int step = 0;; step++) {
+    barrier_wait(shared_address(&all.full[turn.slot]), turn.parity);
+    warp.template add<count, T, layers_chains>(teams * step + warp.team, weights + at, tokens + at, rows, sums, live);
     __syncwarp();
-    if (tells) barrier_arrive(shared_address(&all.empty[next.turn.slot]));
+    if (tells) barrier_arrive(shared_address(&all.empty[turn.slot]));
+    if (step + 1 == steps) break;
+    turn.advance(ring_slots);
+    at = at + 2 * bytes > ring_bytes ? 0 : at + bytes;
   }
-  if (steps > 1) return;
-  sync_group(warp.group);
-  if (looks) look_ahead();
+  next.end_tile(at, turn);
 }
 
 // This CTA's tiles of a matrix. `turn` is the parity of the factors' barrier, `tag` that of results which have one.
@@ -218,18 +225,17 @@ __device__ void multiply(const LayersTask& task, int layer, int matrix, StageWal
     const StreamRows<type> rows(its.boxes, next.count);
     StreamAhead<T> ahead[2];
     // When a stage has come, who wrote y is done.
-    const auto look_ahead = [&] {
+    barrier_wait(shared_address(&all.full[next.turn.slot]), next.turn.parity);
 #pragma unroll
-      for (int m = 0; m < 2; m++)
-        if (m < count) ahead[m].load(result, first + 2 * m);
-    };
+    for (int m = 0; m < 2; m++)
+      if (m < count) ahead[m].load(result, first + 2 * m);
     StreamSums<T> sums[layers_chains] = {};
     if (count == 2)
-      sum_tile<type, T, 2>(next, its.steps, ring, warp, rows, look_ahead, sums, live);
+      sum_tile<type, T, 2>(next, its.steps, ring, warp, rows, sums, live);
     else if (count == 1)
-      sum_tile<type, T, 1>(next, its.steps, ring, warp, rows, look_ahead, sums, live);
+      sum_tile<type, T, 1>(next, its.steps, ring, warp, rows, sums, live);
     else
-      sum_tile<type, T, 0>(next, its.steps, ring, warp, rows, look_ahead, sums, live);
+      sum_tile<type, T, 0>(next, its.steps, ring, warp, rows, sums, live);
     if (waits) barrier_wait(shared_address(&all.factors_there), turn), turn ^= 1, waits = false;
 #pragma unroll
     for (int m = 0; m < 2; m++)
@@ -293,7 +299,7 @@ __global__ void __launch_bounds__(layers_threads, 1) layers_kernel(const __grid_
   if (threadIdx.x == 0) {
     for (int i = 0; i < ring_slots; i++) {
       barrier_init(shared_address(&all.full[i]), 2);
-      barrier_init(shared_address(&all.empty[i]), layers_warps / 2);
+      barrier_init(shared_address(&all.empty[i]), layers_warps);
       barrier_init(shared_address(&all.claimed[i]), 1);
     }
     barrier_init(shared_address(&all.factors_there), 1);

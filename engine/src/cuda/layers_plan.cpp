@@ -26,7 +26,7 @@ LayersPlan::Matrix plan_of(const LayerProduct& product, int grid, int shift) {
   return {.cta_blocks = blocks / grid,
           .longer_ctas = blocks % grid,
           .shift = shift,
-          .steps = divided_up(product.w.columns, stream_stage_units * stream_unit_columns(product.w.type)),
+          .steps = divided_up(product.w.columns, stream_classes * stream_unit_columns(product.w.type)),
           .boxes = is_gate ? 2 : 1,
           .block_rows = result.block_rows,
           .half_rows = result.half_rows,
