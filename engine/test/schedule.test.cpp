@@ -1,6 +1,8 @@
 // Who runs next: random histories, in which every promise of the schedule is checked at every step (support/played.h).
 #include "schedule/schedule.h"
 
+#include <algorithm>
+
 #include "support/played.h"
 
 using namespace millrace;
@@ -223,5 +225,24 @@ TEST("slices of prompts fill up what the machine computes at once") {
     crooked += played.step_tokens % 64 != 0;
   }
   CHECK(steps > 3 && crooked <= 1, crooked, " of ", steps, " steps are none of 64, 128, ... tokens");  // the last one has what is left
+  played.drain();
+}
+
+TEST("prompts that no step gets to yet hold no slot") {
+  Played played({.slots_max = 32, .pages_max = 2000, .page_need = {{{16}}}}, 6);
+  constexpr Deadlines relaxed = {.ttft_us = 20'000'000, .itl_us = 150'000};
+  for (int stream = 0; stream < 2; stream++) played.submit({.prompt_tokens = 8, .tokens_max = 500, .deadlines = relaxed}, 500);
+  for (int step = 0; step < 60; step++) played.step();
+  for (int late = 0; late < 20; late++) REQUIRE(played.sent[played.submit({.prompt_tokens = 100, .tokens_max = 4, .deadlines = relaxed}, 4)].is_live);
+  int most = 0, waited = 0;
+  for (int step = 0; step < 10; step++) {
+    REQUIRE(played.step());
+    int pending = 0;
+    for (const test::Sent& sent : played.sent) pending += sent.is_started && !sent.is_decoding ? sent.asked.prompt_tokens - sent.computed : 0;
+    most = std::max(most, pending);
+    waited = std::max(waited, played.schedule.waiting_count());
+  }
+  // Before its own slice a step has its tokens and less than one prompt more.
+  CHECK(most < 256 + 100 && waited > 10, most, " tokens of prompts in slots, ", waited, " prompts without one");
   played.drain();
 }

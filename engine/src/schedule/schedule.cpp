@@ -17,7 +17,6 @@ constexpr int64_t no_due_us = int64_t{1} << 60;      // later than all
 constexpr int behind_itl_max = 8;                    // a stream that is further behind is paced anew
 constexpr double release_memory_us = 10e6;
 constexpr int renewals_max = 10;
-constexpr size_t prefilling_max = 16;                // prompts in work, unless one is more urgent: more hold slots and pages and are no faster
 // Of slots and pages, what a class leaves to those with tighter deadlines.
 constexpr std::array<double, service_classes> reserved = {0, 0.06, 0.2};
 
@@ -274,10 +273,18 @@ bool Schedule::admit(int index, int64_t now_us) {
   return true;
 }
 
+// Whether the prompts in work that come before are a step's already: one more would hold a slot and pages, and be no faster.
+bool Schedule::fills_step_before(const Turn& turn) const {
+  int tokens = 0;
+  for (auto each = prefilling_.begin(); each != prefilling_.end() && *each < turn; ++each)
+    if (const Sequence& sequence = sequences_[std::get<2>(*each)]; !sequence.is_held) tokens += sequence.known - sequence.computed;
+  return tokens >= limits_.step_tokens_max;
+}
+
 // In order of deadlines; a class that has all it may have is passed, but nobody is who waits for room in the whole.
 void Schedule::start_waiting(int64_t now_us, std::vector<uint32_t>& started) {
   for (auto turn = waiting_.begin(); turn != waiting_.end();) {
-    if (prefilling_.size() >= prefilling_max && *prefilling_.rbegin() < *turn) break;
+    if (fills_step_before(*turn)) break;
     const int index = std::get<2>(*turn);
     const Sequence& sequence = sequences_[index];
     const Room all = room_of(ServiceClass::voice), room = room_of(sequence.asked.service);

@@ -119,6 +119,7 @@ class Schedule {
   void renew_late(int64_t now_us);
   void admit_queued(int64_t now_us);
   bool admit(int index, int64_t now_us);
+  bool fills_step_before(const Turn& turn) const;
   void start_waiting(int64_t now_us, std::vector<uint32_t>& started);
   void start(int index, const Taken& taken, int64_t now_us);
   void leave(int index);
