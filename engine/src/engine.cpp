@@ -149,9 +149,8 @@ Taken Engine::Implementation::take_slot(uint32_t request, int pages) {
   const auto found = live.find(request);
   if (found == live.end()) return {};
   Live& each = *found->second;
-  // What ended keeps what it was promised until its last step is finished.
-  const bool has_returned = std::ranges::any_of(begun, [](const Begun& step) { return !step.returned.empty(); });
-  if (has_returned && parts->slots->pages_promised() + pages > parts->slots->pages_max()) return {};
+  // What ended keeps what it was promised until its last step is finished, and who was parked shares no page any more.
+  if (parts->slots->pages_promised() + pages > parts->schedule_limits.pages_max) return {};
   const Taken taken = parts->slots->take(each.tokens, pages);
   each.slot = taken.slot;
   each.is_begun = false;
@@ -181,6 +180,7 @@ bool Engine::Implementation::begin_step() {
   const int64_t from = next.begun_us;
   {
     const std::lock_guard lock(mutex);
+    schedule.shared(parts->slots->pages_shared());
     rows = schedule.plan(from, admitted);
     next.expected_us = schedule.step_ends_us() - from;
   }

@@ -1,6 +1,7 @@
 // The prefix cache against no cache: the same logits, bit for bit, however a sequence came by the keys and values that it reads.
 #include <algorithm>
 #include <cstring>
+#include <thread>
 #include <tuple>
 #include <utility>
 
@@ -248,4 +249,31 @@ TEST("requests that begin alike share what the first of them computed, and are a
     REQUIRE(without->submit(request).ok());
     CHECK_EQUAL(recorder.told(request.id).ids(), plain.finished(request.id).ids());
   }
+}
+
+// Apart, each would need a third of the memory.
+TEST("requests that begin alike run together in memory that has room for half of them apart") {
+  test::Random random;
+  const test::TemporaryFile path(tiny_model({.context = 4096}, random));
+  test::Recorder recorder;
+  constexpr int requests = 6, pages = 30;  // of 64 KiB, which have 256 tokens
+  const auto engine = test::load({.path = path.path(), .threads = 2, .kv_memory_bytes = uint64_t{pages} << 16, .slots = 8}, recorder);
+  const Tokens system = random.tokens(2048, 256);
+  for (uint32_t i = 0; i < requests; i++) {
+    Request request{.id = i, .prompt = system, .tokens_max = 200};
+    const Tokens own = random.tokens(5, 256);
+    request.prompt.insert(request.prompt.end(), own.begin(), own.end());
+    REQUIRE(engine->submit(request).ok());
+    if (i == 0) recorder.wait(0, [](const test::Told& told) { return told.events.size() > 1; });
+  }
+  int most = 0;
+  uint64_t promised = 0;
+  for (EngineStats stats = engine->stats(); stats.running + stats.waiting > 0; stats = engine->stats()) {
+    most = std::max(most, stats.running);
+    promised = std::max(promised, stats.kv_bytes_promised);
+    std::this_thread::yield();
+  }
+  CHECK_EQUAL(most, requests);
+  CHECK(promised <= uint64_t{pages} << 16, promised >> 16, " pages are promised");
+  for (uint32_t i = 0; i < requests; i++) CHECK_EQUAL(recorder.finished(i).ids().size(), size_t{200});
 }

@@ -2,6 +2,7 @@
 #include "schedule/schedule.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "support/played.h"
 
@@ -245,4 +246,22 @@ TEST("prompts that no step gets to yet hold no slot") {
   // Before its own slice a step has its tokens and less than one prompt more.
   CHECK(most < 256 + 100 && waited > 10, most, " tokens of prompts in slots, ", waited, " prompts without one");
   played.drain();
+}
+
+TEST("pages that several were promised make room for others, as long as they do") {
+  int slots = 0;
+  Schedule schedule({.slots_max = 8, .pages_max = 20, .page_need = {{{16}}}}, [&](uint32_t, int) { return Taken{slots++, 0}; });
+  std::vector<uint32_t> started;
+  for (uint32_t request = 0; request < 4; request++)
+    CHECK(schedule.submit({.request = request, .prompt_tokens = 150, .tokens_max = 10, .deadlines = batch, .service = ServiceClass::voice}, 1).verdict == Verdict::accepted);
+  const auto running_with = [&](int pages) {
+    schedule.shared(pages);
+    schedule.plan(2, started);
+    return schedule.running_count();
+  };
+  for (const auto& [pages, running] : {std::pair(0, 2), {9, 2}, {10, 3}, {19, 3}}) CHECK_EQUAL(running_with(pages), running);
+  // It went with whoever shared them.
+  schedule.remove(0, true, 3);
+  CHECK_EQUAL(running_with(9), 2);
+  CHECK_EQUAL(running_with(10), 3);
 }

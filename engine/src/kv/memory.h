@@ -50,6 +50,8 @@ class KvMemory {
   // How many places map the physical page that is there, and whether that is more than this one.
   int users(int range, int page) const { return users_[static_cast<size_t>(at(range, page).page)]; }
   bool is_shared(int range, int page) const { return users(range, page) > 1; }
+  // The physical page that is there.
+  int physical(int range, int page) const { return at(range, page).page; }
 
   int pages_mapped() const { return static_cast<int>(users_.size() - free_.size()); }  // physical pages behind at least one address
   int pages_max() const { return pages_max_; }  // fewer from the moment on when no more can be made

@@ -18,7 +18,7 @@ int first_page(const KvLayout& group, int computed, int more) {
 
 KvSlots::KvSlots(std::unique_ptr<KvMemory> memory, KvPlan plan, int slots, bool keeps_prefixes)
     : memory_(std::move(memory)), plan_(std::move(plan)), keeps_prefixes_(keeps_prefixes), prefixes_(slots),
-      slots_(static_cast<size_t>(slots), Slot{.ranges = std::vector<Range>(plan_.groups.size())}) {}
+      slots_(static_cast<size_t>(slots), Slot{.ranges = std::vector<Range>(plan_.groups.size())}), readers_(static_cast<size_t>(memory_->pages_max())) {}
 
 PageNeed kv_page_need(const KvPlan& plan, int step_tokens_max) {
   PageNeed need{.groups = {}};
@@ -54,6 +54,8 @@ Status KvSlots::open(int slot) {
     if (opened.source >= 0 || range(slot, group).first > 0) drop(slot, group, range(slot, group).first, range(slot, group).end);
   if (opened.source < 0) return Status();
   const Status status = share(slot);
+  if (status.ok()) count_read(slot, held(slot));
+  if (status.ok() && at(opened.source).is_taken) count_read(opened.source, held(slot));
   if (Slot& source = at(opened.source); --source.readers == 0) source.pinned = 0;
   reserved_ -= opened.reserved;
   opened.source = -1;
@@ -146,6 +148,21 @@ void KvSlots::trim(int slot, int tokens) {
   }
 }
 
+// The full pages of a taken slot's positions first to end - 1, but for windows, which leave theirs behind.
+template <typename Visit>
+void KvSlots::visit_full(int slot, int first, int end, const Visit& visit) {
+  for (int group = 0; group < plan_.group_count(); group++)
+    for (int page = first / layout(group).page_tokens; layout(group).window == 0 && page < end / layout(group).page_tokens; page++)
+      visit(readers_[static_cast<size_t>(memory_->physical(range_of(slot, group), page))]);
+}
+
+// A taken slot only reads its first `tokens` tokens from now on, and so may others. Until the last of them leaves none of these pages is free,
+// so that one promise of each is enough.
+void KvSlots::count_read(int slot, int tokens) {
+  visit_full(slot, at(slot).read, tokens, [&](int& readers) { shared_ += readers++ > 0 ? 1 : 0; });
+  at(slot).read = std::max(at(slot).read, tokens);
+}
+
 uint64_t KvSlots::bytes_held() const {
   double bytes = 0;
   for (int slot = 0; slot < static_cast<int>(slots_.size()); slot++) {
@@ -175,10 +192,11 @@ void KvSlots::give_back(int slot) {
     slots_[reader].reserved = copies(held(static_cast<int>(reader)));
     reserved_ += slots_[reader].reserved;
   }
+  visit_full(slot, 0, idle.read, [&](int& readers) { shared_ -= --readers > 0 ? 1 : 0; });
   trim(slot, held(slot));
   promised_ -= idle.promised;
   idle.is_taken = idle.is_kept = false;
-  idle.promised = idle.grown = 0;
+  idle.promised = idle.grown = idle.read = 0;
   idle.used = ++uses_;
 }
 

@@ -73,7 +73,9 @@ class KvSlots {
   // How many tokens a slot holds.
   int held(int slot) const { return prefixes_.length(slot); }
   // To all that have slots: what they have and may yet need.
-  int pages_promised() const { return promised_; }
+  int pages_promised() const { return promised_ - shared_; }
+  // So many more they would be, were a page that several of them read counted for each.
+  int pages_shared() const { return shared_; }
 
  private:
   struct Range {
@@ -87,7 +89,7 @@ class KvSlots {
     bool is_kept = false;       // what it computes is, for others to find
     bool is_open = true;
     int source = -1;            // until it is open: who holds the prefix to be shared, or none
-    int cached = 0;             // of the source
+    int read = 0;               // tokens whose full pages are counted in readers_; 0 while idle
     int reserved = 0;           // pages for the copies that opening makes
     int readers = 0;            // slots to be opened from this one,
     int pinned = 0;             // and how many of its tokens they need
@@ -122,6 +124,9 @@ class KvSlots {
   Status own(int slot, int group, int page);
   void drop(int slot, int group, int first, int end);
   void trim(int slot, int tokens);
+  template <typename Visit>
+  void visit_full(int slot, int first, int end, const Visit& visit);
+  void count_read(int slot, int tokens);
 
   // reclaim.cpp
   bool reclaim_page();
@@ -136,6 +141,8 @@ class KvSlots {
   Prefixes prefixes_;
   std::vector<Slot> slots_;
   int promised_ = 0;  // pages, to all that are taken
+  int shared_ = 0;    // of these, those that another was promised first
+  std::vector<int> readers_;  // [physical page] -> taken slots that have it and never write it, where several may
   int reserved_ = 0;  // pages for copies, by slots that are taken and not open
   uint64_t uses_ = 0;
   PrefixCounts counts_;

@@ -37,7 +37,7 @@ int KvSlots::copies(int length) const {
 int KvSlots::sharable(int slot, int length, int pages) const {
   // The copied page of an idle slot is neither promised to anybody nor to be reclaimed until it is copied. Where there is no room for
   // that, full pages alone are shared.
-  const bool has_room = at(slot).is_taken || promised_ + pages + reserved_ + copies(length) <= pages_max();
+  const bool has_room = at(slot).is_taken || pages_promised() + pages + reserved_ + copies(length) <= pages_max();
   if (!has_room && plan_.group_count() > 1) return 0;
   if (!has_room) length -= length % layout(0).page_tokens;
   if (length < match_tokens_min || !serves(slot, length)) return 0;
@@ -109,7 +109,7 @@ void KvSlots::forget(int slot, int length) {
 Taken KvSlots::take(std::span<const int32_t> tokens, int pages) {
   const bool is_kept = keeps_prefixes_ && !tokens.empty();
   // Copies that were decided on come first; they are made within this step.
-  if (reserved_ > 0 && promised_ + reserved_ + pages > pages_max()) return {};
+  if (reserved_ > 0 && pages_promised() + reserved_ + pages > pages_max()) return {};
   Found found = is_kept ? find(tokens.first(tokens.size() - 1), pages) : Found{};
   int slot = found.is_adopted ? found.slot : choose_idle(found.slot < 0, found.slot);
   if (slot < 0 && found.slot >= 0 && !at(found.slot).is_taken && at(found.slot).readers == 0) {
@@ -132,6 +132,7 @@ Taken KvSlots::take(std::span<const int32_t> tokens, int pages) {
     counts_.hit_tokens += static_cast<uint64_t>(found.length);
   }
   if (found.length == 0 || found.is_adopted) {
+    count_read(slot, found.length);
     trim(slot, static_cast<int>(tokens.size()));
     return {slot, found.length};
   }

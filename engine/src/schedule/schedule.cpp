@@ -62,7 +62,7 @@ Newcomer Schedule::newcomer(const Submission& submission, int64_t due_us) const 
 
 // What is free for a class. Each class and the looser ones together leave something to the tighter ones.
 Schedule::Room Schedule::room_of(ServiceClass service) const {
-  Room room{limits_.slots_max, limits_.pages_max}, taken;
+  Room room{limits_.slots_max, limits_.pages_max + pages_shared_}, taken{0, -pages_shared_};
   for (int which = service_classes; which-- > 0;) {
     const auto each = static_cast<size_t>(which);
     taken.slots += taken_[each].slots;

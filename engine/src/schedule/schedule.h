@@ -83,6 +83,8 @@ class Schedule {
 
   // The next step's rows, decodes first; empty when there is nothing to do. `started` receives the requests that got a slot.
   std::vector<Row> plan(int64_t now_us, std::vector<uint32_t>& started);
+  // Of the pages promised to those in slots, so many were promised to another of them first: as of now, and until the next call.
+  void shared(int pages) { pages_shared_ = pages; }
   // What the planned rows took; mapping their pages took `mapping_us` more.
   void measured(std::span<const Row> rows, int64_t begun_us, int64_t ended_us, int64_t mapping_us);
   // A planned row was computed; `sampled` new tokens are known. Not for rows of requests that were removed meanwhile.
@@ -158,6 +160,7 @@ class Schedule {
   std::array<int, service_classes> waiting_of_{};  // each class's in waiting_ or queue_
   std::array<Room, service_classes> taken_{};   // by each class's in a slot; pages: promised to them
   Room held_;                                   // by those in a slot that would be parked for others
+  int pages_shared_ = 0;
 
   // Of those in a slot or in waiting_, as of the last plan and what was promised since.
   int streams_promised_ = 0;
