@@ -27,6 +27,8 @@ constexpr int prefill_tokens_min = 64;
 constexpr double gpu_prefill_share_min = 0.5;
 // It reads its weights once a step, however many tokens that has: so many more than a CPU's.
 constexpr int gpu_step_tokens_max = 2048, gpu_tokens_multiple = 64, gpu_tokens_multiple_fp8 = 128;
+// Where decodes would leave prompts less than twice as much, steps are longer.
+constexpr int gpu_step_tokens_a_slot = 3;
 
 // How long each part of loading took.
 class Itemized {
@@ -212,7 +214,8 @@ Result<std::unique_ptr<Assembly>> assemble(const EngineOptions& options) {
   limits.slots_max = parts->options.slots;
   if (parts->gpu) limits.prefill_share_min = gpu_prefill_share_min;
   if (parts->gpu && !options.deterministic) limits.tokens_multiple = options.precision == Precision::fp8 ? gpu_tokens_multiple_fp8 : gpu_tokens_multiple;
-  limits.step_tokens_max = std::max(parts->gpu && !options.deterministic ? gpu_step_tokens_max : limits.step_tokens_max, parts->options.slots + prefill_tokens_min);
+  if (parts->gpu && !options.deterministic) limits.step_tokens_max = std::max(gpu_step_tokens_max, gpu_step_tokens_a_slot * options.slots);
+  limits.step_tokens_max = std::max(limits.step_tokens_max, options.slots + prefill_tokens_min);
   info.has_formats = has_grammars();
   parts->formats = std::make_unique<Formats>(parts->vocabulary, info.vocabulary_size);
   items.done("vocabulary");

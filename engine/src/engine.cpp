@@ -18,7 +18,7 @@ constexpr std::chrono::milliseconds idle_wait{20};
 constexpr std::chrono::microseconds done_wait{500};
 constexpr int64_t pages_seen_every_us = 1'000'000;
 // Pages are mapped ahead for all rows at once, every few steps, so far that none comes to its end before the next time.
-constexpr uint64_t prepare_steps = 8;
+constexpr uint64_t prepare_steps = 4;
 constexpr int prepare_tokens = prepare_steps + 2;
 // So long before the step in front of it ends is one begun, and a part of that step's time, beside what beginning takes.
 constexpr int64_t lead_us_min = 500, lead_part = 10;

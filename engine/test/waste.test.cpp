@@ -13,9 +13,9 @@ using test::Random;
 
 namespace {
 
-constexpr int sequences = 1024, slot_count = sequences + 256, length_max = 1536, pages_max = 36'864, vocabulary = 100'000;
-constexpr int prefixes_count = 8, prefix_tokens = 512, step_tokens = 2048, steps = 1200, steps_first = 400;
-constexpr int prepare_steps = 8, prepare_tokens = prepare_steps + 2;  // as the engine does
+constexpr int sequences = 1024, slot_count = sequences + 256, length_max = 1536, pages_max = 28'000, vocabulary = 100'000;
+constexpr int prefixes_count = 8, prefix_tokens = 512, step_tokens = 3 * sequences, steps = 1200, steps_first = 400;
+constexpr int prepare_steps = 4, prepare_tokens = prepare_steps + 2;  // as the engine does
 constexpr double waste_max = 0.04;
 
 using Tokens = std::vector<int32_t>;
@@ -122,17 +122,16 @@ class Crowd {
 
 }  // namespace
 
-TEST("of what a crowd of 1,024 sequences of an 8B in 8 bits has mapped, less than 4% holds no token") {
+TEST("of what a crowd of 1,024 sequences of an 8B in 8 bits has mapped in what 80 GB leave, less than 4% ever holds no token") {
   Crowd crowd;
-  double sum = 0;
+  double largest = 0;
   size_t fewest = sequences;
   for (int step = 0; step < steps; step++) {
     crowd.step();
     if (step < steps_first) continue;
-    sum += crowd.waste();
+    largest = std::max(largest, crowd.waste());
     fewest = std::min(fewest, crowd.running());
   }
-  const double mean = sum / (steps - steps_first);
   CHECK(fewest > sequences * 9 / 10, "only ", fewest, " ran at once");
-  CHECK(mean < waste_max, mean, " of what is mapped holds nothing");
+  CHECK(largest < waste_max, largest, " of what is mapped holds nothing");
 }
