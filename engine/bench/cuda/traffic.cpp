@@ -10,9 +10,11 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <deque>
 #include <map>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "bench/cuda/client.h"
@@ -125,7 +127,8 @@ void interference(const bench::Case& wanted, double seconds, int scale) {
 // A conversation: a tenant's prefix, then turns. Its next turn goes on where the last one ended.
 struct Conversation {
   std::vector<int32_t> tokens;
-  size_t cancelled_at = 0;  // tokens; 0: never
+  int answer = 0;           // tokens of the next turn's
+  size_t cancelled_at = 0;  // of these; 0: never
 };
 
 class Crowd {
@@ -141,11 +144,12 @@ class Crowd {
     for (uint64_t next_look = begun; now_us() < end;) {
       if (!is_measuring && now_us() >= measured_from) is_measuring = true, client_.take_step_ms();
       for (auto& [id, seen] : client_.take_ended(next_look)) go_on(end_of(id, seen), seen);
-      while (static_cast<int>(running_.size()) < sequences_ && begin({})) {
+      while (static_cast<int>(running_.size()) < sequences_ + sequences_ / backlog_part && begin()) {
       }
+      if (is_measuring) look();
       if (now_us() < next_look) continue;
       next_look = now_us() + 20'000;
-      look(is_measuring);
+      cancel();
     }
     steps_ms_ = client_.take_step_ms();
   }
@@ -166,6 +170,7 @@ class Crowd {
 
  private:
   static constexpr int tenants = 8, prefix_tokens = 512, answer_min = 64, answer_max = 256, turn_min = 16, turn_max = 64;
+  static constexpr int backlog_part = 8;  // so many more, for each that is to run, wait for one to end
   struct Counts {
     int turns = 0, adopted = 0, aliased = 0, cancelled = 0, failed = 0;
     double lengths = 0;
@@ -173,17 +178,23 @@ class Crowd {
 
   int between(int low, int high) { return low + static_cast<int>(client_.random.next() % static_cast<uint64_t>(high - low + 1)); }
 
-  // False: too many wait already.
-  bool begin(Conversation conversation) {
-    const bool is_new = conversation.tokens.empty();
-    if (is_new) conversation.tokens = prefixes_[static_cast<size_t>(between(0, tenants - 1))];
-    const std::vector<int32_t> more = client_.random_tokens(is_new ? between(32, 768 / scale_) : between(turn_min, turn_max));
-    conversation.tokens.insert(conversation.tokens.end(), more.begin(), more.end());
-    const int answer = std::min(between(answer_min, answer_max), length_max_ - static_cast<int>(conversation.tokens.size()));
-    conversation.cancelled_at = between(0, 19) == 0 ? static_cast<size_t>(between(1, answer)) : 0;
-    const uint32_t id = client_.submit(conversation.tokens, answer, ServiceClass::chat, crowd_deadlines);
-    if (id != 0) running_[id] = std::move(conversation);
-    return id != 0;
+  // What the conversation asks next.
+  void ask(Conversation conversation, int more) {
+    const std::vector<int32_t> asked = client_.random_tokens(more);
+    conversation.tokens.insert(conversation.tokens.end(), asked.begin(), asked.end());
+    conversation.answer = std::min(between(answer_min, answer_max), length_max_ - static_cast<int>(conversation.tokens.size()));
+    conversation.cancelled_at = between(0, 19) == 0 ? static_cast<size_t>(between(1, conversation.answer)) : 0;
+    asked_.push_back(std::move(conversation));
+  }
+
+  // The next turn of one that was here, or else a new conversation. False: too many wait already.
+  bool begin() {
+    if (asked_.empty()) ask({.tokens = prefixes_[static_cast<size_t>(between(0, tenants - 1))]}, between(32, 768 / scale_));
+    const uint32_t id = client_.submit(asked_.front().tokens, asked_.front().answer, ServiceClass::chat, crowd_deadlines);
+    if (id == 0) return false;
+    running_[id] = std::move(asked_.front());
+    asked_.pop_front();
+    return true;
   }
 
   Conversation end_of(uint32_t id, const Seen& seen) {
@@ -199,31 +210,37 @@ class Crowd {
 
   void go_on(Conversation conversation, const Seen& seen) {
     const bool has_room = static_cast<int>(conversation.tokens.size()) + turn_max + answer_max < length_max_;
-    if (seen.finish == Finish::length && has_room && between(0, 9) < 6) begin(std::move(conversation));
+    if (seen.finish == Finish::length && has_room && between(0, 9) < 6) ask(std::move(conversation), between(turn_min, turn_max));
   }
 
-  void look(bool is_measuring) {
+  void cancel() {
     for (const auto& [id, conversation] : running_)
       if (conversation.cancelled_at > 0 && client_.tokens_of(id) >= conversation.cancelled_at) client_.cancel(id);
-    if (!is_measuring) return;
+  }
+
+  // Whenever the engine has looked at its pages, which it does once a second; but what is mapped is as of now.
+  void look() {
     const EngineStats stats = client_.engine().stats();
-    waste_.push_back(1 - static_cast<double>(stats.kv_bytes_held) / static_cast<double>(std::max<uint64_t>(stats.kv_bytes_mapped, 1)));
-    held_gib_.push_back(static_cast<double>(stats.kv_bytes_held) / (1 << 30));
+    if (std::exchange(held_, stats.kv_bytes_held) == stats.kv_bytes_held) return;
+    waste_.push_back(1 - static_cast<double>(held_) / static_cast<double>(std::max<uint64_t>(stats.kv_bytes_mapped, 1)));
+    held_gib_.push_back(static_cast<double>(held_) / (1 << 30));
     at_once_.push_back(stats.running);
   }
 
   Client& client_;
   const int sequences_, length_max_, scale_;
   std::vector<std::vector<int32_t>> prefixes_;
-  std::map<uint32_t, Conversation> running_;
+  std::map<uint32_t, Conversation> running_;  // those that wait too
+  std::deque<Conversation> asked_;            // to be submitted
   Counts counts_;
+  uint64_t held_ = 0;
   std::vector<double> waste_, held_gib_, at_once_, steps_ms_;
 };
 
 void crowd(const bench::Case& wanted, double seconds, int scale) {
   const int sequences = 1024 / scale, length_max = 1536;
   EngineOptions options = wanted.options();
-  options.slots = sequences * 17 / 16;  // some are kept for voice
+  options.slots = sequences * 15 / 14;  // some are kept for voice
   options.context_tokens = length_max;
   Client client(options);
   Crowd crowd(client, sequences, length_max, scale);
