@@ -32,10 +32,10 @@ for part in "${parts[@]}"; do
   case $part in
     build)
       cmake -S engine -B "$build" -G Ninja -DMILLRACE_CUDA=ON >"$out/build.log" 2>&1
-      cmake --build "$build" --target engine_tests bench_cuda_engine bench_cuda_traffic bench_cuda_deterministic bench_cuda_matmul_stream bench_cuda_attend bench_cuda_sample >>"$out/build.log" 2>&1
+      cmake --build "$build" --target engine_tests bench_cuda_engine bench_cuda_traffic bench_cuda_deterministic bench_cuda_matmul_stream bench_cuda_layers bench_cuda_attend bench_cuda_sample >>"$out/build.log" 2>&1
       ;;
     test)
-      for test in pages vectors heads matmul_stream q4 attend sample golden; do
+      for test in pages vectors heads kv_scales matmul_stream matmul_wide layers q4 attend sample golden; do
         try 180 "test_$test" "$build/test/test_cuda_$test"
         echo "test_cuda_$test: $(tail -1 "$out/test_$test.log")" | tell
       done
@@ -47,7 +47,9 @@ for part in "${parts[@]}"; do
       ;;
     sanitize)
       for tool in memcheck racecheck; do
-        for test in "vectors" "heads" "q4" "matmul_stream:small matrices are right for any number of tokens, stored and added, with and without bias" \
+        for test in "vectors" "heads" "kv_scales" "q4" "matmul_stream:small matrices are right for any number of tokens, stored and added, with and without bias" \
+          "matmul_wide:small matrices are right for any number of tokens, stored and added, with and without bias" \
+          "layers:windows, caps, sinks, biases and norms of heads are the same in one kernel" \
           "golden:features switched off show on the GPU too"; do
           name=${test%%:*} title=${test#*:}
           arguments=()
@@ -58,7 +60,7 @@ for part in "${parts[@]}"; do
       done
       ;;
     kernels)
-      for bench in "matmul_stream layers" "matmul_stream matrices" "attend 512" "attend 512 table" "sample"; do
+      for bench in "layers" "matmul_stream layers" "matmul_stream matrices" "attend 512" "attend 512 table" "sample"; do
         read -ra words <<<"$bench"
         try 120 "bench_${bench// /_}" "$build/bench_cuda_${words[0]}" "${words[@]:1}"
         tell <"$out/bench_${bench// /_}.log"

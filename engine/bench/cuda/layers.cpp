@@ -27,13 +27,13 @@ struct Shape {
   int qkv_rows() const { return (heads + 2 * kv_heads) * head_dim; }
 };
 // Of the contexts, as the engine has them for each.
-constexpr int chunk_tokens_one = 512, chunk_tokens_each = 128;
+constexpr int chunk_tokens_one = 512, chunk_tokens_each = 128, room_tokens = 2048;  // a graph has room for longer ones
 constexpr Shape shapes[] = {{"8B", 32, 4096, 14336, 32, 8, 128}, {"1B", 16, 2048, 8192, 32, 8, 64}};
 constexpr int replays = 9, page_tokens = 16, vocabulary = 64, rows_behind = 64;
 
 class Stack {
  public:
-  Stack(const Shape& shape, Stored type, KvElement element, int tokens, int context, uint8_t* weights, const float* ones) : shape_(shape), type_(type), element_(element), tokens_(tokens), ones_(ones) {
+  Stack(const Shape& shape, Stored type, KvElement element, int tokens, int context, uint8_t* weights, const float* ones) : shape_(shape), type_(type), element_(element), tokens_(tokens), context_(context), ones_(ones) {
     const auto t = static_cast<size_t>((tokens + 7) / 8 * 8);
     x_ = DeviceArray<float>(t * static_cast<size_t>(shape.hidden));
     squares_ = DeviceArray<float>(t * static_cast<size_t>(shape.hidden / square_values));
@@ -51,7 +51,7 @@ class Stack {
     list_ = upload(list);
     at_once_ = pieces_of(context, chunk_tokens_one);
     each_ = pieces_of(context, chunk_tokens_each);
-    partials_ = DeviceArray<float>(each_.pieces.count() * static_cast<size_t>(shape.heads * (2 + shape.head_dim)));
+    partials_ = DeviceArray<float>(static_cast<size_t>(pieces_max(chunk_tokens_each)) * static_cast<size_t>(shape.heads * (2 + shape.head_dim)));
     arrived_ = DeviceArray<int>(t * static_cast<size_t>(shape.kv_heads));
     kv_.page_tokens = page_tokens;
     kv_.element = element;
@@ -125,8 +125,9 @@ class Stack {
       for (int chunk = 0; chunk < chunks; chunk++) pieces.push_back({i, chunk, i * chunks, chunks});
     return {chunk_tokens, upload(std::vector<StepCounts>{{tokens_, static_cast<int>(pieces.size()), 0, 0}}), upload(pieces)};
   }
+  int pieces_max(int chunk_tokens) const { return tokens_ * (std::max(room_tokens, context_) / chunk_tokens + 1); }
   StepView step(const Pieces& its) const {
-    return {.counts = its.counts.get(), .tokens = list_.get(), .pieces = its.pieces.get(), .tokens_max = tokens_, .pieces_max = static_cast<int>(its.pieces.count()), .chunk_tokens = its.chunk_tokens};
+    return {.counts = its.counts.get(), .tokens = list_.get(), .pieces = its.pieces.get(), .tokens_max = tokens_, .pieces_max = pieces_max(its.chunk_tokens), .chunk_tokens = its.chunk_tokens};
   }
   void begin(cudaStream_t stream) const {
     EmbedTask task{.embedding = embedding_.get(), .hidden = shape_.hidden, .columns = shape_.hidden, .last_tokens = last_.get(), .history = history_.get(), .x = x_.get(), .next = layers_[0].products[1].output.next};
@@ -138,7 +139,7 @@ class Stack {
   Shape shape_;
   Stored type_;
   KvElement element_;
-  int tokens_;
+  int tokens_, context_;
   const float* ones_;
   double bytes_ = 0;
   DeviceArray<float> x_, squares_, qkv_, partials_;

@@ -48,12 +48,13 @@ struct StreamWarp {
   int behind_step;
   StreamLane<type> lane;
 
-  __device__ explicit StreamWarp(int columns) : StreamWarp(columns, static_cast<int>(threadIdx.x) / 32, static_cast<int>(threadIdx.x) % 32) {}
-  __device__ StreamWarp(int columns, int warp, int lane_number)
-      : group(warp / stream_classes), team(warp % stream_classes / stream_stage_units), lane(lane_number, warp % stream_stage_units) {
+  __device__ explicit StreamWarp(int columns) : lane(static_cast<int>(threadIdx.x) % 32, static_cast<int>(threadIdx.x) / 32 % stream_stage_units) {
+    const int warp = static_cast<int>(threadIdx.x) / 32, t = static_cast<int>(threadIdx.x) % 4;
+    group = warp / stream_classes;
+    team = warp % stream_classes / stream_stage_units;
     // Behind an E4M3 row that ends within a unit lies the next one, and behind the last row anything, a NaN too, which is one even times zero.
     // Threads that would meet that take weights of the row's own for the zeros of x.
-    const bool is_behind = type == DeviceMatrix::Type::fp8 && columns % 256 == warp % stream_stage_units * 128 + 64 && lane_number % 4 >= 2;
+    const bool is_behind = type == DeviceMatrix::Type::fp8 && columns % 256 == warp % stream_stage_units * 128 + 64 && t >= 2;
     behind_step = is_behind ? columns / 256 : -1;
   }
   // Adds what it has in a stage of its team's, number `step` of its tile, to the sums of `count` blocks.
