@@ -1,5 +1,5 @@
-// A model's layers for few tokens, by one kernel and by a kernel each, as an engine's step runs them: embedding in front, attention over contexts of so many positions. Shares
-// are of what read_rate.h reads; bytes are the weights and the contexts' keys and values.
+// A model's layers for few tokens by one kernel, as an engine's step runs them: embedding in front, attention over contexts of so many positions. Shares are of what
+// read_rate.h reads; bytes are the weights and the contexts' keys and values.
 //
 //     bench_cuda_layers [CONTEXT]    8B's and 1B's shapes, bfloat16, E4M3 and 4 bits, 1, 8 and 16 tokens
 #include <algorithm>
@@ -26,14 +26,12 @@ struct Shape {
   int width() const { return heads * head_dim; }
   int qkv_rows() const { return (heads + 2 * kv_heads) * head_dim; }
 };
-// Of the contexts, as the engine has them for each.
-constexpr int chunk_tokens_one = 512, chunk_tokens_each = 128, room_tokens = 2048;  // a graph has room for longer ones
 constexpr Shape shapes[] = {{"8B", 32, 4096, 14336, 32, 8, 128}, {"1B", 16, 2048, 8192, 32, 8, 64}};
-constexpr int replays = 9, page_tokens = 16, vocabulary = 64, rows_behind = 64;
+constexpr int replays = 9, page_tokens = 16, chunk_tokens = 512, vocabulary = 64, rows_behind = 64;
 
 class Stack {
  public:
-  Stack(const Shape& shape, Stored type, KvElement element, int tokens, int context, uint8_t* weights, const float* ones) : shape_(shape), type_(type), element_(element), tokens_(tokens), context_(context), ones_(ones) {
+  Stack(const Shape& shape, Stored type, KvElement element, int tokens, int context, uint8_t* weights, const float* ones) : shape_(shape), type_(type), element_(element), tokens_(tokens), ones_(ones) {
     const auto t = static_cast<size_t>((tokens + 7) / 8 * 8);
     x_ = DeviceArray<float>(t * static_cast<size_t>(shape.hidden));
     squares_ = DeviceArray<float>(t * static_cast<size_t>(shape.hidden / square_values));
@@ -47,11 +45,16 @@ class Stack {
     last_ = DeviceArray<int32_t>(t);
     history_ = DeviceArray<int32_t>(t * static_cast<size_t>(context + 1));
     std::vector<StepToken> list;
-    for (int i = 0; i < tokens; i++) list.push_back({i, context, i, -1});
+    std::vector<AttendPiece> pieces;
+    const int chunks = context / chunk_tokens + 1;
+    for (int i = 0; i < tokens; i++) {
+      list.push_back({i, context, i, -1});
+      for (int chunk = 0; chunk < chunks; chunk++) pieces.push_back({i, chunk, i * chunks, chunks});
+    }
+    counts_ = upload(std::vector<StepCounts>{{tokens, static_cast<int>(pieces.size()), 0, 0}});
     list_ = upload(list);
-    at_once_ = pieces_of(context, chunk_tokens_one);
-    each_ = pieces_of(context, chunk_tokens_each);
-    partials_ = DeviceArray<float>(static_cast<size_t>(pieces_max(chunk_tokens_each)) * static_cast<size_t>(shape.heads * (2 + shape.head_dim)));
+    pieces_ = upload(pieces);
+    partials_ = DeviceArray<float>(pieces.size() * static_cast<size_t>(shape.heads * (2 + shape.head_dim)));
     arrived_ = DeviceArray<int>(t * static_cast<size_t>(shape.kv_heads));
     kv_.page_tokens = page_tokens;
     kv_.element = element;
@@ -65,20 +68,12 @@ class Stack {
     kernel_ = std::make_unique<Layers>(layers_, tokens);
   }
 
-  void by_one(cudaStream_t stream) const {
-    begin(stream);
-    kernel_->run(stream, step(at_once_));
-  }
-  void by_many(cudaStream_t stream) const {
-    begin(stream);
-    for (const Layer& layer : layers_) {
-      const auto multiply = [&](const LayerProduct& product) { matmul_stream(stream, product.w, product.x, tokens_, product.output); };
-      const AttendTask& attend = layer.attention.attend;
-      multiply(layer.products[0]);
-      finish_heads(stream, step(each_), layer.attention.heads);
-      attend_pieces(stream, step(each_), attend.shape, attend.kv.view, attend.q, attend.q_stride, attend.scratch, attend.out, attend.out_stride, attend.as);
-      for (int i = 1; i < layer_matrices; i++) multiply(layer.products[i]);
-    }
+  void run(cudaStream_t stream) const {
+    EmbedTask task{.embedding = embedding_.get(), .hidden = shape_.hidden, .columns = shape_.hidden, .last_tokens = last_.get(), .history = history_.get(), .x = x_.get(), .next = layers_[0].products[1].output.next};
+    task.ropes.count = 1;
+    task.ropes.rope[0] = rope();
+    embed(stream, step(), task);
+    kernel_->run(stream, step());
   }
   double bytes() const { return bytes_ + static_cast<double>(memory_.count()) / ((tokens_ + 7) / 8 * 8) * tokens_; }
 
@@ -113,33 +108,14 @@ class Stack {
     return layer;
   }
   DeviceRope rope() const { return {ones_, turns_.get(), shape_.head_dim / 2, 1, true}; }
-  struct Pieces {
-    int chunk_tokens = 0;
-    DeviceArray<StepCounts> counts;
-    DeviceArray<AttendPiece> pieces;
-  };
-  Pieces pieces_of(int context, int chunk_tokens) const {
-    const int chunks = context / chunk_tokens + 1;
-    std::vector<AttendPiece> pieces;
-    for (int i = 0; i < tokens_; i++)
-      for (int chunk = 0; chunk < chunks; chunk++) pieces.push_back({i, chunk, i * chunks, chunks});
-    return {chunk_tokens, upload(std::vector<StepCounts>{{tokens_, static_cast<int>(pieces.size()), 0, 0}}), upload(pieces)};
-  }
-  int pieces_max(int chunk_tokens) const { return tokens_ * (std::max(room_tokens, context_) / chunk_tokens + 1); }
-  StepView step(const Pieces& its) const {
-    return {.counts = its.counts.get(), .tokens = list_.get(), .pieces = its.pieces.get(), .tokens_max = tokens_, .pieces_max = pieces_max(its.chunk_tokens), .chunk_tokens = its.chunk_tokens};
-  }
-  void begin(cudaStream_t stream) const {
-    EmbedTask task{.embedding = embedding_.get(), .hidden = shape_.hidden, .columns = shape_.hidden, .last_tokens = last_.get(), .history = history_.get(), .x = x_.get(), .next = layers_[0].products[1].output.next};
-    task.ropes.count = 1;
-    task.ropes.rope[0] = rope();
-    embed(stream, step(each_), task);
+  StepView step() const {
+    return {.counts = counts_.get(), .tokens = list_.get(), .pieces = pieces_.get(), .tokens_max = tokens_, .pieces_max = static_cast<int>(pieces_.count()), .chunk_tokens = chunk_tokens};
   }
 
   Shape shape_;
   Stored type_;
   KvElement element_;
-  int tokens_, context_;
+  int tokens_;
   const float* ones_;
   double bytes_ = 0;
   DeviceArray<float> x_, squares_, qkv_, partials_;
@@ -148,7 +124,8 @@ class Stack {
   DeviceArray<int> arrived_;
   DeviceArray<int32_t> last_, history_;
   DeviceArray<StepToken> list_;
-  Pieces at_once_, each_;
+  DeviceArray<StepCounts> counts_;
+  DeviceArray<AttendPiece> pieces_;
   DeviceArray<uint8_t> memory_;
   KvView kv_;
   std::vector<Layer> layers_;
@@ -170,14 +147,13 @@ int main(int count, char** words) {
   const size_t read_bytes = size_t{4} << 30;
   const auto seconds = [&](const auto& launch) { return bench::median_graph_seconds(stream, replays, launch, [] {}); };
   const double rate = static_cast<double>(read_bytes) / seconds([&] { bench::read_all(stream, weights.get(), read_bytes, sink.get()); });
-  std::printf("# a kernel that only reads: %.2f TB/s; contexts of %d\n%-4s %-5s %6s %14s %14s   us a layer, share of the rate; by one kernel, by one each\n", rate * 1e-12, context, "", "type", "tokens", "one", "each");
+  std::printf("# a kernel that only reads: %.2f TB/s; contexts of %d\n%-4s %-5s %6s %9s %6s\n", rate * 1e-12, context, "", "type", "tokens", "us", "share");
   for (const Shape& shape : shapes)
     for (const auto& [type, name] : {std::pair(Stored::bf16, "bf16"), std::pair(Stored::fp8, "fp8"), std::pair(Stored::q4, "q4")})
       for (const int tokens : {1, 8, 16}) {
         const Stack stack(shape, type, KvElement::bfloat16, tokens, context, weights.get(), ones.get());
-        const double one = seconds([&] { stack.by_one(stream); }), many = seconds([&] { stack.by_many(stream); });
-        const auto share = [&](double time) { return 100 * stack.bytes() / time / rate; };
-        std::printf("%-4s %-5s %6d %8.2f %4.1f%% %8.2f %4.1f%%\n", shape.name, name, tokens, one / shape.layers * 1e6, share(one), many / shape.layers * 1e6, share(many));
+        const double time = seconds([&] { stack.run(stream); });
+        std::printf("%-4s %-5s %6d %9.2f %5.1f%%\n", shape.name, name, tokens, time / shape.layers * 1e6, 100 * stack.bytes() / time / rate);
       }
   check(cudaStreamDestroy(stream), "ending");
   return 0;
