@@ -52,6 +52,8 @@ for part in "${parts[@]}"; do
           "layers:windows, caps, sinks, biases and norms of heads are the same in one kernel" \
           "golden:features switched off show on the GPU too"; do
           name=${test%%:*} title=${test#*:}
+          # It does not follow counters in device memory, by which that kernel's blocks wait.
+          if [ "$tool-$name" = racecheck-layers ]; then continue; fi
           arguments=()
           if [ "$name" != "$title" ]; then arguments=("$title"); fi
           try 120 "$tool-$name" compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test/test_cuda_$name" "${arguments[@]}"

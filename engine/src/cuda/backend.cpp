@@ -152,7 +152,8 @@ void CudaBackend::reserve() {
   StepShape shape{.chunk_tokens = chunk_tokens_min};
   if (!limits_.is_deterministic) {
     shape.few_tokens = few_tokens;
-    shape.few_chunk_tokens = can_run_layers(list_layers({.tokens_max = 1})) ? chunk_tokens_min : few_chunk_tokens;
+    if (can_run_layers(list_layers({.tokens_max = 1}))) layers_claim_ = std::make_unique<LayersClaim>(device_);
+    shape.few_chunk_tokens = runs_layers() ? chunk_tokens_min : few_chunk_tokens;
     const AttendShape attend{config_.heads, config_.kv_heads, config_.head_dim};
     shape.tile_tokens = attend_tile_tokens(attend);
     shape.tile_blocks = attend_tile_blocks(attend);

@@ -68,6 +68,7 @@ class CudaBackend final : public Backend {
   int whole_step(int tokens) const;
   int graph_size(int tokens) const;
   void forward(const StepView& step);
+  bool runs_layers() const { return layers_claim_ != nullptr && layers_claim_->is_granted(); }
   const Layers* layers_of(const StepView& step);
   std::vector<Layer> list_layers(const StepView& step) const;
   static MatmulOutput store_output(const DeviceLinear& linear, float* y, bool adds);
@@ -117,7 +118,8 @@ class CudaBackend final : public Backend {
   MatrixWork work_;
   std::unique_ptr<StepBuffer> step_;
   std::map<int, Graph> graphs_;  // by their tokens
-  std::map<int, std::unique_ptr<Layers>> layers_;  // likewise; none: they are run one operator after another
+  std::unique_ptr<LayersClaim> layers_claim_;  // none: the model's layers are not run in one kernel
+  std::map<int, std::unique_ptr<Layers>> layers_;  // by their tokens too
 
   // One step's values. T is limits_.tokens_max and some, S limits_.samples_max.
   std::vector<DeviceRope> ropes_;

@@ -33,12 +33,13 @@ void CudaBackend::forward(const StepView& step) {
 // Of a step of few tokens that decode: all layers in one kernel, where it can be; else none.
 const Layers* CudaBackend::layers_of(const StepView& step) {
   const int tokens = step.tokens_max;
-  if (limits_.is_deterministic || step.tiles_max > 0 || step.pieces_max == 0 || tokens > layers_tokens_max) return nullptr;
-  const auto found = layers_.find(tokens);
-  if (found != layers_.end()) return found->second.get();
-  const std::lock_guard lock(default_stream_mutex());
-  const std::vector<Layer> layers = list_layers(step);
-  return (layers_[tokens] = can_run_layers(layers) ? std::make_unique<Layers>(layers, tokens) : nullptr).get();
+  if (!runs_layers() || step.tiles_max > 0 || step.pieces_max == 0 || tokens > layers_tokens_max) return nullptr;
+  std::unique_ptr<Layers>& layers = layers_[tokens];
+  if (layers == nullptr) {
+    const std::lock_guard lock(default_stream_mutex());
+    layers = std::make_unique<Layers>(list_layers(step), tokens);
+  }
+  return layers.get();
 }
 
 // What the operators do, as layers; none where they are others.

@@ -72,6 +72,21 @@ void run_layers(cudaStream_t stream, const LayersTask& task, DeviceMatrix::Type 
 constexpr size_t layers_shared_max = 227 << 10;
 size_t layers_exchange_end(int token_tiles, int group, int head_dim);
 
+// Of a process's engines one at a time runs this kernel on a device: two of them at once would each wait for multiprocessors that the other has. Engines of
+// other processes take turns with it, but for those that a server like MPS lets in at the same time.
+class LayersClaim {
+ public:
+  explicit LayersClaim(int device);
+  LayersClaim(const LayersClaim&) = delete;
+  LayersClaim& operator=(const LayersClaim&) = delete;
+  ~LayersClaim();
+  bool is_granted() const { return is_granted_; }
+
+ private:
+  const int device_;
+  const bool is_granted_;
+};
+
 // The layers of steps of one size.
 class Layers {
  public:

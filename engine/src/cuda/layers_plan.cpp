@@ -1,5 +1,7 @@
 // The host's half of layers.cu.
 #include <algorithm>
+#include <mutex>
+#include <set>
 
 #include "layers.h"
 
@@ -41,7 +43,22 @@ DeviceArray<Value> on_device(const std::vector<Value>& values) {
   return array;
 }
 
+std::mutex claims_mutex;
+std::set<int> claimed;  // devices
+
+bool claim(int device) {
+  const std::lock_guard lock(claims_mutex);
+  return claimed.insert(device).second;
+}
+
 }  // namespace
+
+LayersClaim::LayersClaim(int device) : device_(device), is_granted_(claim(device)) {}
+LayersClaim::~LayersClaim() {
+  if (!is_granted_) return;
+  const std::lock_guard lock(claims_mutex);
+  claimed.erase(device_);
+}
 
 bool can_run_layers(const std::vector<Layer>& layers) {
   if (layers.empty()) return false;

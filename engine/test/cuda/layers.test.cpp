@@ -249,6 +249,16 @@ void check_same(Random& random, const LayersForm& form, const std::vector<int>& 
 
 }  // namespace
 
+TEST("one engine at a time has a device for the kernel of all layers, and the next one when it ends") {
+  const LayersClaim other(1);
+  {
+    const LayersClaim first(0), second(0);
+    CHECK(first.is_granted() && !second.is_granted());
+  }
+  const LayersClaim third(0), fourth(1);
+  CHECK(third.is_granted() && other.is_granted() && !fourth.is_granted());
+}
+
 TEST("layers in one kernel are what they are in a kernel each, for all types, heads and numbers of tokens") {
   need_gpu();
   Random random;
