@@ -18,7 +18,7 @@ namespace {
 
 using Type = DeviceMatrix::Type;
 
-// Registers come and go by warpgroups: of that which asks, two warps do.
+// Registers are given away by whole warpgroups: the two warps that ask are of a third one.
 constexpr int ring_slots = 32, layers_threads = layers_summing_threads + 128;
 // The factors of a norm follow when so many stages' tokens are on their way.
 constexpr int stages_before_factors = 2;
@@ -255,6 +255,7 @@ __device__ void fetch(Told& to, const Told* from) {
   end_copies();
 }
 
+// The warps that sum and attend.
 template <Type type, int T, typename Kv, int dims>
 __device__ void compute(const LayersTask& task) {
   LayersShared& all = all_share();

@@ -103,7 +103,7 @@ class LayersAttend {
   __device__ LayersAttend(const StepView& step, const LayerAttention& task, const TaggedValues& qkv, uint8_t* memory)
       : step_(step), task_(task), qkv_(qkv), told_(*reinterpret_cast<Told*>(memory)), items_(step.counts->pieces * task.attend.shape.kv_heads), index_(static_cast<int>(blockIdx.x)) {}
 
-  // What may be read before this step's queries, keys and values are there: the first run, and into L2 those that follow; but for a run that this step's key and value belong to.
+  // What may be read before this step's queries, keys and values are there: the first run, unless this step's key and value belong to it, and into L2 those that follow.
   __device__ void begin() {
     find();
     if (index_ >= items_ || !has_run(run_)) return;
