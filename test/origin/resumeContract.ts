@@ -121,7 +121,8 @@ export function resumeContract(name: string, open: (options?: Partial<SimulatedO
     // After GONE the answer goes on with the ids that the client has: joined, it is the undisturbed one, and the digest covers all of it.
     test.each([1, 2, 9, 31])("a restart with %i tokens joins", async (tokens) => {
       const client = await start();
-      client.send([Op.START, 1, ask, { key: "k", tokenIds: true }]);
+      // It has too little credit to end before the second attempt is there, and enough for what a token holds back.
+      client.send([Op.START, 1, ask, { key: "k", tokenIds: true, creditSeq: tokens + 8 }]);
       const had = await readSome(client, 1, tokens);
       client.send([Op.START, 2, ask, { key: "k", tokenIds: true, attempt: 2, continueIds: had.ids }]);
       const answer = await readAnswer(client, 2, had);
