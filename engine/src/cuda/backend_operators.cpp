@@ -164,12 +164,9 @@ AttendTask CudaBackend::attend_task(const StepView& step, const CudaAttend& op) 
 }
 
 void CudaBackend::run_operator(const StepView& step, const CudaAttend& op) {
-  const int64_t width = int64_t{config_.heads} * config_.head_dim, stride = padded_columns(static_cast<int>(width));
-  const AttendScratch scratch{partials_.get(), arrived_.get()};
-  const KvView kv = kv_of(op.layer);
-  const Activations as = activations(*op.next.matrix, step.tokens_max);
-  if (step.pieces_max > 0) attend_pieces(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride, as);
-  if (step.tiles_max > 0) attend_tiles(stream_, step, op.shape, kv, q_.get(), width, scratch, attended_.get(), stride, as);
+  const AttendTask task = attend_task(step, op);
+  if (step.pieces_max > 0) attend_pieces(stream_, step, task.shape, task.kv.view, task.q, task.q_stride, task.scratch, task.out, task.out_stride, task.as);
+  if (step.tiles_max > 0) attend_tiles(stream_, step, task.shape, task.kv.view, task.q, task.q_stride, task.scratch, task.out, task.out_stride, task.as);
 }
 
 void CudaBackend::run_operator(const StepView& step, const CudaProject& op) { add_to_stream(step, op.linear, op.post_norm, op.next, attended_.get()); }
