@@ -1,6 +1,7 @@
 #include "backend.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <future>
@@ -229,8 +230,10 @@ void CudaBackend::upload_history(const Plan& plan) {
           "copying a sequence's tokens");
 }
 
-// What a step of so many tokens is rounded up to.
+// What a step of so many tokens is rounded up to. The kernel of all layers brings each token's values to every multiprocessor, padding or not.
 int CudaBackend::whole_step(int tokens) const {
+  if (tokens <= 4) return static_cast<int>(std::bit_ceil(static_cast<unsigned>(tokens)));
+  if (tokens <= few_tokens) return rounded_up(tokens, 4);
   if (tokens <= own_step_max) return rounded_up(tokens, 8);
   return rounded_up(tokens, limits_.as_fp8 ? step_multiple_fp8 : step_multiple);
 }
