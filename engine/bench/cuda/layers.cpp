@@ -27,7 +27,7 @@ struct Shape {
   int qkv_rows() const { return (heads + 2 * kv_heads) * head_dim; }
 };
 constexpr Shape shapes[] = {{"8B", 32, 4096, 14336, 32, 8, 128}, {"1B", 16, 2048, 8192, 32, 8, 64}};
-constexpr int replays = 9, page_tokens = 16, chunk_tokens = 512, vocabulary = 64, rows_behind = 64;
+constexpr int replays = 9, page_tokens = 16, chunk_tokens = 512, vocabulary = 64, rows_behind = 64, ones_a_layer = 1 << 16;
 
 class Stack {
  public:
@@ -63,7 +63,7 @@ class Stack {
     kv_.slot_bytes = kv_.page_bytes * (context / page_tokens + 1);
     memory_ = DeviceArray<uint8_t>(static_cast<size_t>(kv_.slot_bytes) * t);
     kv_.base = memory_.get();
-    if (element == KvElement::e4m3) kv_.key_scales = kv_.value_scales = ones;
+    if (element == KvElement::e4m3) kv_.key_scales = kv_.value_scales = take_ones(shape.kv_heads);
     for (int layer = 0; layer < shape.layers; layer++) layers_.push_back(this->layer(layer, weights));
     kernel_ = std::make_unique<Layers>(layers_, tokens);
   }
@@ -85,20 +85,22 @@ class Stack {
     return array;
   }
   DeviceMatrix matrix(int rows, int columns, uint8_t*& weights) {
-    const DeviceMatrix w{type_, weights, ones_, rows, columns};
+    const DeviceMatrix w{type_, weights, take_ones(rows), rows, columns};
     weights += rows * w.row_bytes();
     bytes_ += static_cast<double>(rows * w.row_bytes());
     return w;
   }
+  // Scales and norms of their own, as layers have them: what another layer read is no help.
+  const float* take_ones(int count) { return (ones_ += count) - count; }
   Layer layer(int number, uint8_t*& weights) {
     const Activations as = type_ == Stored::bf16 ? Activations::bfloat16 : Activations::half;
     const NormInput norm{squares_.get(), shape_.hidden / square_values, shape_.hidden, 1e-5f};
-    const NormOutput next{ones_, normed_.get(), shape_.hidden, squares_.get(), as};
+    const auto next = [&] { return NormOutput{take_ones(shape_.hidden), normed_.get(), shape_.hidden, squares_.get(), as}; };
     Layer layer;
     layer.products[0] = {matrix(shape_.qkv_rows(), shape_.hidden, weights), normed_.get(), {.y = qkv_.get(), .stride = shape_.qkv_rows(), .norm = norm}};
-    layer.products[1] = {matrix(shape_.hidden, shape_.width(), weights), attended_.get(), {.kind = Kind::add, .y = x_.get(), .stride = shape_.hidden, .next = next}};
+    layer.products[1] = {matrix(shape_.hidden, shape_.width(), weights), attended_.get(), {.kind = Kind::add, .y = x_.get(), .stride = shape_.hidden, .next = next()}};
     layer.products[2] = {matrix(2 * shape_.ffn, shape_.hidden, weights), normed_.get(), {.kind = Kind::gate, .y = gated_.get(), .stride = shape_.ffn, .as = as, .norm = norm}};
-    layer.products[3] = {matrix(shape_.hidden, shape_.ffn, weights), gated_.get(), {.kind = Kind::add, .y = x_.get(), .stride = shape_.hidden, .next = next}};
+    layer.products[3] = {matrix(shape_.hidden, shape_.ffn, weights), gated_.get(), {.kind = Kind::add, .y = x_.get(), .stride = shape_.hidden, .next = next()}};
     KvView kv = kv_;
     kv.key_offset = 2 * number * shape_.kv_heads * kv.head_bytes;
     kv.value_offset = kv.key_offset + shape_.kv_heads * kv.head_bytes;
@@ -140,7 +142,7 @@ int main(int count, char** words) {
   check(cudaStreamCreate(&stream), "creating a stream");
   DeviceArray<uint8_t> weights((size_t{14} << 30) + (size_t{rows_behind} << 15));
   bench::fill_random(stream, weights.get(), weights.bytes());
-  DeviceArray<float> ones(1 << 16);
+  DeviceArray<float> ones(size_t{ones_a_layer} * 32);
   const std::vector<float> values(ones.count(), 1.0f);
   check(cudaMemcpy(ones.get(), values.data(), ones.bytes(), cudaMemcpyHostToDevice), "copying");
   DeviceArray<uint32_t> sink(1);
