@@ -100,6 +100,12 @@ class StageWalk {
   int left_ = 0, steps_ = 0;  // blocks, from its tile's on; stages of a tile
 };
 
+// For the copy engine, before it needs them.
+__device__ void prefetch_maps(const LayersMaps& maps) {
+  for (const CUtensorMap& map : maps.w.by_blocks) prefetch_map(map);
+  prefetch_map(maps.x);
+}
+
 // The warp that asks for weights. Its threads go through all of this together, so that addresses are uniform, and the first of them asks.
 template <Type type, int T>
 __device__ void load_weights(const LayersTask& task) {
@@ -109,8 +115,11 @@ __device__ void load_weights(const LayersTask& task) {
   const uint64_t policy = evict_first_policy();
   const bool asks = threadIdx.x % 32 == 0;
   StageWalk<type, T> next(task.plan), last(task.plan);  // last: the oldest one whose place is not known to be free
+  int named = 0;                                        // the matrices whose maps were asked for
 #pragma unroll 1
   for (; next.exists(); next.advance()) {
+    const int soon = min(next.layer * layer_matrices + next.matrix + 2, task.plan.layers * layer_matrices);
+    for (; asks && named < soon; named++) prefetch_maps(task.maps[named]);
     for (; next.begin + next.bytes - last.begin > task.plan.ring_bytes || next.index - last.index == ring_slots; last.advance())
       barrier_wait(shared_address(&all.empty[last.turn.slot]), last.turn.parity);
     const LayersPlan::Matrix& matrix = task.plan.matrices[next.matrix];
@@ -224,11 +233,14 @@ __device__ void multiply(const LayersTask& task, int layer, int matrix, StageWal
     const int first = next.block + warp.group, count = (next.count - warp.group + 1) / 2;
     const StreamRows<type> rows(its.boxes, next.count);
     StreamAhead<T> ahead[2];
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+      if (m < count) ahead[m].load_constants(result, first + 2 * m);
     // When a stage has come, who wrote y is done.
     barrier_wait(shared_address(&all.full[next.turn.slot]), next.turn.parity);
 #pragma unroll
     for (int m = 0; m < 2; m++)
-      if (m < count) ahead[m].load(result, first + 2 * m);
+      if (m < count) ahead[m].load_y(result, first + 2 * m);
     StreamSums<T> sums[layers_chains] = {};
     if (count == 2)
       sum_tile<type, T, 2>(next, its.steps, ring, warp, rows, sums, live);

@@ -89,23 +89,38 @@ struct StreamAhead {
   float scale, up_scale, bias, up_bias, weight;  // as they are read: nothing waits for them here
   float y[is_early ? T : 1];                     // else it is read when it is needed
 
-  // Whoever writes y runs no more.
   __device__ __forceinline__ void load(const StreamResult& result, int block) {
+    load_constants(result, block);
+    load_y(result, block);
+  }
+  // What no kernel writes.
+  __device__ __forceinline__ void load_constants(const StreamResult& result, int block) {
     const MatmulOutput& output = result.output;
     const bool is_gate = output.kind == MatmulOutput::Kind::gate;
-    const int thread = static_cast<int>(threadIdx.x) % stream_group_threads, rows = is_gate ? stream_half_rows : stream_block_rows;
-    const int row = block * result.block_rows + thread % rows, up_row = result.half_rows + row;
-    const bool exists = row < (is_gate ? result.half_rows : result.rows);
+    const int row = row_of(result, block), up_row = result.half_rows + row;
+    const bool exists = row < rows_end(result);
     const auto value = [&](const float* values, int at, bool is_wanted, float otherwise) { return values != nullptr && exists && is_wanted ? values[at] : otherwise; };
     scale = value(result.scales, row, true, 1);
     up_scale = value(result.scales, up_row, is_gate, 1);
     bias = value(output.bias, row, true, 0);
     up_bias = value(output.bias, up_row, is_gate, 0);
     weight = value(output.next.weight, row, true, 0);
-    const float* before = static_cast<const float*>(output.y) + (thread / rows) * output.stride;
-#pragma unroll
-    for (int i = 0; is_early && i < T; i++) y[i] = value(before + 8 * i * output.stride, row, output.kind == MatmulOutput::Kind::add && thread / rows + 8 * i < result.tokens, 0);
   }
+  // Whoever writes y runs no more.
+  __device__ __forceinline__ void load_y(const StreamResult& result, int block) {
+    const MatmulOutput& output = result.output;
+    const int row = row_of(result, block), token = group_thread() / rows_of(result);
+    const float* before = static_cast<const float*>(output.y) + token * output.stride + row;
+#pragma unroll
+    for (int i = 0; is_early && i < T; i++)
+      y[i] = output.kind == MatmulOutput::Kind::add && row < rows_end(result) && token + 8 * i < result.tokens ? before[8 * i * output.stride] : 0;
+  }
+
+ private:
+  __device__ static int group_thread() { return static_cast<int>(threadIdx.x) % stream_group_threads; }
+  __device__ static int rows_of(const StreamResult& result) { return result.output.kind == MatmulOutput::Kind::gate ? stream_half_rows : stream_block_rows; }
+  __device__ static int rows_end(const StreamResult& result) { return result.output.kind == MatmulOutput::Kind::gate ? result.half_rows : result.rows; }
+  __device__ static int row_of(const StreamResult& result, int block) { return block * result.block_rows + group_thread() % rows_of(result); }
 };
 
 // One result of a row and a token, or of a gate row and its up row; returns what `store` and `add` leave.
