@@ -1,5 +1,8 @@
-// Norms of the residual stream: out[t] = norm(x[t]) as a matrix reads it, and x[t] += norm(added[t]). One block a token, four values a thread at a
-// time; the second pass finds its values in the cache. Bytes: n * 4 read, n * 2 or n * 8 written.
+// Norms of the residual stream: out[t] = norm(x[t]) as a matrix reads it, and x[t] += norm(added[t]). One block a token, whose threads have its values in
+// registers, four that lie together at a time. Bytes: n * 4 read, n * 2, n or n * 8 written.
+#include <type_traits>
+
+#include "../base/text.h"
 #include "launch.h"
 #include "quantize.cuh"
 #include "reduce.cuh"
@@ -9,101 +12,148 @@
 namespace millrace {
 namespace {
 
-constexpr int norm_threads = 512;
+constexpr int norm_threads = 512, quads_max = 8, norm_values_max = 4 * norm_threads * quads_max;
 
-// What a value is multiplied by after `mean` was taken off.
-struct Scale {
-  float mean, factor;
+// A thread's part of a token's values: four from each of its columns on. Values and weights behind the n-th, a multiple of 16, are zero.
+template <int quads>
+class NormRow {
+ public:
+  float4 values[quads];
+
+  // Asks for the weights, which no kernel writes.
+  __device__ NormRow(const DeviceNorm& norm, int n) : norm_(norm), n_(n) {
+    if (norm.weight != nullptr) load(weights_, norm.weight);
+  }
+  __device__ static int column(int quad) { return 4 * (static_cast<int>(threadIdx.x) + quad * norm_threads); }
+  __device__ bool has(int quad) const { return column(quad) < n_; }
+
+  // The values become norm(x). `partial` is shared memory for 32 floats of nobody else's.
+  __device__ void read(const float* x, float* partial) {
+    load(values, x);
+    if (norm_.weight == nullptr) return;
+    if (norm_.is_layer) {
+      float sum = 0;
+#pragma unroll
+      for (const float4& v : values) sum += (v.x + v.y) + (v.z + v.w);
+      const float mean = block_sum(sum, partial) / static_cast<float>(n_);
+#pragma unroll
+      for (int i = 0; i < quads; i++)
+        if (has(i)) values[i].x -= mean, values[i].y -= mean, values[i].z -= mean, values[i].w -= mean;
+    }
+    float squares = 0;
+#pragma unroll
+    for (const float4& v : values) squares += (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
+    const float factor = rsqrtf(block_sum(squares, partial) / static_cast<float>(n_) + norm_.epsilon);
+#pragma unroll
+    for (int i = 0; i < quads; i++) {
+      const float4 &w = weights_[i], bias = norm_.is_layer && has(i) ? *reinterpret_cast<const float4*>(norm_.bias + column(i)) : float4{};
+      float4& v = values[i];
+      v = {v.x * factor * w.x + bias.x, v.y * factor * w.y + bias.y, v.z * factor * w.z + bias.z, v.w * factor * w.w + bias.w};
+    }
+  }
+
+ private:
+  __device__ void load(float4 (&to)[quads], const float* from) const {
+#pragma unroll
+    for (int i = 0; i < quads; i++) to[i] = has(i) ? *reinterpret_cast<const float4*>(from + column(i)) : float4{};
+  }
+
+  const DeviceNorm& norm_;
+  const int n_;
+  float4 weights_[quads];
 };
 
-__device__ Scale scale_of(const DeviceNorm& norm, const float* x, int n, float* partial) {
-  if (norm.weight == nullptr) return {0, 1};
-  float sum = 0, squares = 0, mean = 0;
-  const auto* quads = reinterpret_cast<const float4*>(x);  // n is a multiple of 16
-  if (norm.is_layer) {
-    for (int i = threadIdx.x; i < n / 4; i += blockDim.x) sum += (quads[i].x + quads[i].y) + (quads[i].z + quads[i].w);
-    mean = block_sum(sum, partial) / static_cast<float>(n);
-  }
-  for (int i = threadIdx.x; i < n / 4; i += blockDim.x) {
-    const float a = quads[i].x - mean, b = quads[i].y - mean, c = quads[i].z - mean, d = quads[i].w - mean;
-    squares += (a * a + b * b) + (c * c + d * d);
-  }
-  return {mean, rsqrtf(block_sum(squares, partial) / static_cast<float>(n) + norm.epsilon)};
-}
+__device__ bool is_live(const StepView& step, int t) { return t < step.counts->tokens && step.tokens[t].slot >= 0; }
 
-__device__ float apply(const DeviceNorm& norm, Scale scale, float value, int i) {
-  if (norm.weight == nullptr) return value;
-  return (value - scale.mean) * scale.factor * norm.weight[i] + (norm.is_layer ? norm.bias[i] : 0.0f);
-}
-
-__device__ float2 apply_pair(const DeviceNorm& norm, Scale scale, const float* x, int i) {
-  const float2 pair = *reinterpret_cast<const float2*>(x + i);
-  return {apply(norm, scale, pair.x, i), apply(norm, scale, pair.y, i + 1)};
-}
-
+template <int quads>
 __global__ void __launch_bounds__(norm_threads) normalize_kernel(StepView step, Rows rows, DeviceNorm norm, const float* x, int n, int stride, __nv_bfloat16* out, Activations as) {
   __shared__ float partial[32];
+  NormRow<quads> row(norm, n);
   let_next_begin();
   wait_for_previous();
-  const int row = static_cast<int>(blockIdx.x);
-  int t = row;
+  const int place = static_cast<int>(blockIdx.x);
+  int t = place;
   if (rows == Rows::samples) {
-    if (row >= step.counts->samples || step.samples[row].slot < 0) return;
-    t = step.samples[row].token;
+    if (place >= step.counts->samples || step.samples[place].slot < 0) return;
+    t = step.samples[place].token;
   }
-  if (t >= step.counts->tokens || step.tokens[t].slot < 0) return;
-  x += static_cast<int64_t>(t) * n;
-  const Scale scale = scale_of(norm, x, n, partial);
-  for (int i = 2 * static_cast<int>(threadIdx.x); i < n; i += 2 * static_cast<int>(blockDim.x)) {
-    const float2 pair = apply_pair(norm, scale, x, i);
-    store_pair(out + static_cast<int64_t>(row) * stride, i, pair.x, pair.y, as);
+  if (!is_live(step, t)) return;
+  row.read(x + static_cast<int64_t>(t) * n, partial);
+  __nv_bfloat16* to = out + static_cast<int64_t>(place) * stride;
+#pragma unroll
+  for (int i = 0; i < quads; i++) {
+    if (!row.has(i)) continue;
+    const float4& v = row.values[i];
+    store_pair(to, row.column(i), v.x, v.y, as);
+    store_pair(to, row.column(i) + 2, v.z, v.w, as);
   }
 }
 
+template <int quads>
 __global__ void __launch_bounds__(norm_threads) normalize_quantized_kernel(StepView step, DeviceNorm norm, const float* x, int n, int stride, Quantized out) {
   __shared__ float partial[32];
-  let_next_begin();
-  wait_for_previous();
-  const int64_t t = blockIdx.x;
-  if (t >= step.counts->tokens || step.tokens[t].slot < 0) return;
-  x += t * n;
-  const Scale scale = scale_of(norm, x, n, partial);
-  float largest = 0;
-  for (int i = 2 * static_cast<int>(threadIdx.x); i < n; i += 2 * norm_threads) {
-    const float2 pair = apply_pair(norm, scale, x, i);
-    largest = fmaxf(largest, fmaxf(fabsf(pair.x), fabsf(pair.y)));
-  }
-  const float step_size = e4m3_scale(block_largest(largest, partial)), inverse = 1 / step_size;
-  if (threadIdx.x == 0) out.scales[t] = step_size;
-  auto* to = reinterpret_cast<uint16_t*>(out.values + t * stride);
-  for (int i = 2 * static_cast<int>(threadIdx.x); i < stride; i += 2 * norm_threads) to[i / 2] = i < n ? e4m3_pair(apply_pair(norm, scale, x, i), inverse) : uint16_t{0};
-}
-
-__global__ void __launch_bounds__(norm_threads) add_normed_kernel(StepView step, DeviceNorm norm, const float* added, int n, float* x) {
-  __shared__ float partial[32];
+  NormRow<quads> row(norm, n);
   let_next_begin();
   wait_for_previous();
   const int t = static_cast<int>(blockIdx.x);
-  if (t >= step.counts->tokens || step.tokens[t].slot < 0) return;
-  added += static_cast<int64_t>(t) * n;
+  if (!is_live(step, t)) return;
+  row.read(x + static_cast<int64_t>(t) * n, partial);
+  float largest = 0;
+#pragma unroll
+  for (const float4& v : row.values) largest = fmaxf(largest, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
+  const float step_size = e4m3_scale(block_largest(largest, partial)), inverse = 1 / step_size;
+  if (threadIdx.x == 0) out.scales[t] = step_size;
+  uint8_t* to = out.values + static_cast<int64_t>(t) * stride;
+#pragma unroll
+  for (int i = 0; i < quads; i++) {
+    const float4& v = row.values[i];
+    const uint32_t four = e4m3_pair({v.x, v.y}, inverse) | static_cast<uint32_t>(e4m3_pair({v.z, v.w}, inverse)) << 16;
+    if (row.column(i) < stride) *reinterpret_cast<uint32_t*>(to + row.column(i)) = four;  // with zeros behind the last one
+  }
+}
+
+template <int quads>
+__global__ void __launch_bounds__(norm_threads) add_normed_kernel(StepView step, DeviceNorm norm, const float* added, int n, float* x) {
+  __shared__ float partial[32];
+  NormRow<quads> row(norm, n);
+  let_next_begin();
+  wait_for_previous();
+  const int t = static_cast<int>(blockIdx.x);
+  if (!is_live(step, t)) return;
+  row.read(added + static_cast<int64_t>(t) * n, partial);
   x += static_cast<int64_t>(t) * n;
-  const Scale scale = scale_of(norm, added, n, partial);
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) x[i] += apply(norm, scale, added[i], i);
+#pragma unroll
+  for (int i = 0; i < quads; i++) {
+    if (!row.has(i)) continue;
+    auto& to = *reinterpret_cast<float4*>(x + row.column(i));
+    const float4 &v = row.values[i], old = to;
+    to = {old.x + v.x, old.y + v.y, old.z + v.z, old.w + v.w};
+  }
+}
+
+// By the kernels for so many values.
+template <typename Launch>
+void launch_for(int n, const Launch& launch) {
+  if (n > norm_values_max) throw CudaError(text("a norm of ", n, " values is wider than the ", norm_values_max, " that GPUs are written for"));
+  if (n <= norm_values_max / 8) return launch(std::integral_constant<int, quads_max / 8>());
+  if (n <= norm_values_max / 4) return launch(std::integral_constant<int, quads_max / 4>());
+  if (n <= norm_values_max / 2) return launch(std::integral_constant<int, quads_max / 2>());
+  launch(std::integral_constant<int, quads_max>());
 }
 
 }  // namespace
 
 void normalize(cudaStream_t stream, const StepView& step, Rows rows, const DeviceNorm& norm, const float* x, int n, __nv_bfloat16* out, Activations as) {
   const int count = rows == Rows::samples ? step.samples_max : step.tokens_max;
-  if (count > 0) launch(stream, count, norm_threads, 0, normalize_kernel, step, rows, norm, x, n, padded_columns(n), out, as);
+  if (count > 0) launch_for(n, [&](auto quads) { launch(stream, count, norm_threads, 0, normalize_kernel<quads>, step, rows, norm, x, n, padded_columns(n), out, as); });
 }
 
 void normalize(cudaStream_t stream, const StepView& step, const DeviceNorm& norm, const float* x, int n, const Quantized& out) {
-  launch(stream, step.tokens_max, norm_threads, 0, normalize_quantized_kernel, step, norm, x, n, padded_columns(n), out);
+  launch_for(n, [&](auto quads) { launch(stream, step.tokens_max, norm_threads, 0, normalize_quantized_kernel<quads>, step, norm, x, n, padded_columns(n), out); });
 }
 
 void add_normed(cudaStream_t stream, const StepView& step, const DeviceNorm& norm, const float* added, int n, float* x) {
-  launch(stream, step.tokens_max, norm_threads, 0, add_normed_kernel, step, norm, added, n, x);
+  launch_for(n, [&](auto quads) { launch(stream, step.tokens_max, norm_threads, 0, add_normed_kernel<quads>, step, norm, added, n, x); });
 }
 
 }  // namespace millrace
