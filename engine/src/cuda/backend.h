@@ -99,6 +99,7 @@ class CudaBackend final : public Backend {
   NormOutput left_for(const StepView& step, const DeviceMatrix& writer, const CudaReader& next) const;
   Quantized quantized_for(const DeviceMatrix& w, int tokens) const;
   BlasLt::Input input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens);
+  BlasLt::Input place_of_input(const DeviceMatrix& w, const __nv_bfloat16* x) const;
   // Others cuBLASLt multiplies, though norms and gates then take kernels of their own, and four bits become bfloat16 in each step.
   bool is_own(const DeviceMatrix& w, int tokens) const { return tokens <= w.own_max || blas_ == nullptr || limits_.is_deterministic; }
   void multiply_own(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens, const MatmulOutput& output);

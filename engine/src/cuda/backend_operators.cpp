@@ -250,11 +250,14 @@ Quantized CudaBackend::quantized_for(const DeviceMatrix& w, int tokens) const {
 
 // Norms and gates have left their values in that type; attention has not.
 BlasLt::Input CudaBackend::input_of(const DeviceMatrix& w, const __nv_bfloat16* x, int tokens) {
-  const Quantized quantized = quantized_for(w, tokens);
-  if (quantized.values == nullptr) return {x, nullptr};
+  if (const Quantized quantized = quantized_for(w, tokens); quantized.values != nullptr && x == attended_.get()) quantize_rows(stream_, x, tokens, w.columns, quantized.values, quantized.scales);
+  return place_of_input(w, x);
+}
+// Where those lie.
+BlasLt::Input CudaBackend::place_of_input(const DeviceMatrix& w, const __nv_bfloat16* x) const {
+  if (w.type != DeviceMatrix::Type::fp8) return {x, nullptr};
   if (x == gated_.get()) return {gated_quants_.get(), gated_scales_.get()};
-  if (x == attended_.get()) quantize_rows(stream_, x, tokens, w.columns, quantized.values, quantized.scales);
-  return {quantized.values, quantized.scales};
+  return {quants_.get(), quant_scales_.get()};
 }
 
 // y = w . x by cuBLASLt. Four bits become bfloat16 first, by so many rows that what each part yields begins at a multiple of 256 bytes.

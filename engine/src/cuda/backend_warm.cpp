@@ -41,7 +41,7 @@ CudaBackend::Product CudaBackend::product_of(const CudaOperator& op) const {
     Product operator()(const CudaLogits&) const { return {}; }
   };
   const Product product = std::visit(Of{*this}, op);
-  return product.w != nullptr && product.w->type == DeviceMatrix::Type::bf16 ? product : Product{};
+  return product.w != nullptr && product.w->type != DeviceMatrix::Type::q4 ? product : Product{};
 }
 
 // Tunes the products of one kind in steps of so many tokens, the first that is not tuned. What the last step left behind is overwritten.
@@ -55,7 +55,7 @@ bool CudaBackend::tune(int tokens) {
       const DeviceMatrix* w = product_of(other).w;
       if (other.index() == op.index() && w != nullptr && w->rows == product.w->rows && w->columns == product.w->columns && alike.size() < (tokens < large_tokens ? tuned_matrices : tuned_matrices_large)) alike.push_back(*w);
     }
-    if (blas_->tune(stream_, alike, {product.x, nullptr}, tokens, product.result, product.y, product.w->rows, product.adds)) return true;
+    if (blas_->tune(stream_, alike, place_of_input(*product.w, product.x), tokens, product.result, product.y, product.w->rows, product.adds)) return true;
   }
   return false;
 }
