@@ -179,8 +179,9 @@ class Bench {
                                      {partials.get(), arrived.get()}, out_.get(), width());
       for (int layer = 0; blocks == Blocks::none && layer < layers; layer++) {
         const KvView kv = view(element, layer, page_tokens, work.context);
-        if (piece_count > 0) attend_pieces(stream_, step, shape_, kv, q_.get(), width(), {partials.get(), arrived.get()}, out_.get(), width());
-        if (tile_count > 0) attend_tiles(stream_, step, shape_, kv, q_.get(), width(), {partials.get(), arrived.get()}, out_.get(), width());
+        attend_tiles(stream_, step, shape_, kv, q_.get(), width(), {partials.get(), arrived.get()}, out_.get(), width());
+        attend_pieces(stream_, step, shape_, kv, q_.get(), width(), {partials.get(), arrived.get()}, out_.get(), width());
+        merge_tiles(stream_, step, shape_, {partials.get(), arrived.get()}, out_.get(), width());
       }
     }) / layers;
   }

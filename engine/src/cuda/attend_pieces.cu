@@ -8,7 +8,8 @@
 //
 // Positions are the rows of both products and queries their columns, S' = K Q' and O' = V' P', since queries are few: 8 or 16 columns are
 // wasted less than 16 rows. P' becomes the second product's operand by a transposition of 8 x 8 values within a warp.
-// Grid: as many blocks as fit, each taking every gridDim.x-th item (piece, KV head, block of queries).
+// Grid: as many blocks as fit, each taking every gridDim.x-th item (piece, KV head, block of queries). Beside tiles, several times as many: who finds no room at
+// first then has less to do.
 #include <algorithm>
 
 #include "attend_merge.cuh"
@@ -20,13 +21,16 @@ namespace {
 
 extern __shared__ __align__(128) uint8_t rings[];
 
+constexpr int blocks_beside_tiles = 4;  // times those that fit
+
 // Of a multiprocessor's shared memory, what rings may take beside 1 KiB of the system's and what warps tell one another, of each block.
 constexpr uint32_t rings_bytes_max = 228000;
 
 template <typename Kv, int dims, int tiles>
 struct PieceForm {
   static constexpr int warps = dims > 256 ? 2 : 4, threads = 32 * warps, queries = 8 * tiles;
-  static constexpr int blocks_min = dims <= 64 ? 3 : dims <= 128 ? 2 : 1;
+  // As many as registers allow: the arithmetic of E4M3, much for its bytes, wants warps that hide it.
+  static constexpr int blocks_min = dims > 128 ? 1 : (dims <= 64 ? 3 : 2) + (Kv::value_bytes == 1 && tiles == 1 ? 1 : 0);
   static constexpr uint32_t stride = row_bytes<dims, Kv::value_bytes>, half_bytes = run_tokens * stride, run_bytes = 2 * half_bytes;  // keys, then values
   // A warp leaves its sums where a run was; or, where that is too small, behind the rings.
   static constexpr uint32_t sums_bytes = tiles * 8 * dims * sizeof(float), room_bytes = sums_bytes <= run_bytes ? 0 : sums_bytes;
@@ -148,8 +152,13 @@ template <typename Kv, int dims, int tiles, typename Task>
 __global__ void __launch_bounds__(PieceForm<Kv, dims, tiles>::threads, PieceForm<Kv, dims, tiles>::blocks_min) pieces_kernel(const __grid_constant__ Task task) {
   using Form = PieceForm<Kv, dims, tiles>;
   __shared__ Told<Kv, dims, tiles> told;
+  // Tiles in front of it need not be done: they began when the queries, keys and values were there. What this multiprocessor remembers of those may be older.
+  const bool is_beside_tiles = task.step.tiles_max > 0;
   let_next_begin();
-  wait_for_previous();
+  if (is_beside_tiles)
+    __threadfence();
+  else
+    wait_for_previous();
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int items = task.step.counts->pieces * task.shape.kv_heads * task.blocks;
   const uint32_t ring = static_cast<uint32_t>(warp * Form::stages) * Form::run_bytes, memory = shared_place(rings) + ring;
@@ -193,6 +202,7 @@ __global__ void __launch_bounds__(PieceForm<Kv, dims, tiles>::threads, PieceForm
     for (int query = warp; query < task.group; query += Form::warps) merge_head<dims>(task, item.token, item.first_live, item.live, item.kv_head * task.group + query, lane);
   }
   wait_for_copies<0>();
+  if (is_beside_tiles) wait_for_previous();  // whoever comes next takes the tiles for done when this is
 }
 
 template <typename Kv, int dims, int tiles, typename Task>
@@ -209,8 +219,8 @@ void launch_pieces(cudaStream_t stream, Task task) {
     return multiprocessors * std::max(1, blocks);
   }();
   task.blocks = (task.group + Form::queries - 1) / Form::queries;
-  const int items = task.step.pieces_max * task.shape.kv_heads * task.blocks;
-  launch(stream, static_cast<unsigned>(std::min(items, resident_blocks)), Form::threads, Form::shared_bytes, pieces_kernel<Kv, dims, tiles, Task>, task);
+  const int items = task.step.pieces_max * task.shape.kv_heads * task.blocks, most = resident_blocks * (task.step.tiles_max > 0 ? blocks_beside_tiles : 1);
+  launch(stream, static_cast<unsigned>(std::min(items, most)), Form::threads, Form::shared_bytes, pieces_kernel<Kv, dims, tiles, Task>, task);
 }
 
 template <typename Kv>

@@ -9,6 +9,7 @@
 // divided into chunks of their context, whose partial results a second kernel merges: a warp for each token and head.
 // Flops: 4 * head_dim for each query and position seen. Bytes: q and out once, keys and values once for each block of queries, mostly from L2.
 #include <algorithm>
+#include <type_traits>
 
 #include "attend_merge.cuh"
 #include "attend_tile.cuh"
@@ -212,8 +213,8 @@ template <typename Kv, int dims>
 __global__ void __launch_bounds__(TileForm<Kv, dims>::threads, TileForm<Kv, dims>::blocks_min) tiles_kernel(const __grid_constant__ AttendTask task) {
   using Form = TileForm<Kv, dims>;
   __shared__ int position[Form::rows];
-  let_next_begin();
   wait_for_previous();
+  let_next_begin();  // the step's pieces need what this waited for, and nothing else
   const TileItem item = tile_item<Form::rows>(task, static_cast<int>(blockIdx.x));
   if (item.first_row >= item.rows || item.from >= item.upto) return;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -266,23 +267,23 @@ void launch_tiles(cudaStream_t stream, const AttendTask& task) {
   }();
   static_cast<void>(is_allowed);
   const int items = task.step.tiles_max * task.shape.kv_heads * task.blocks;
-  if (attends_wide(task.shape, Kv::element))
-    attend_wide(stream, task);
-  else
-    launch(stream, static_cast<unsigned>(items), Form::threads, Form::shared_bytes, tiles_kernel<Kv, dims>, task);
-  if (task.step.tile_chunk_tokens == 0) return;
+  launch(stream, static_cast<unsigned>(items), Form::threads, Form::shared_bytes, tiles_kernel<Kv, dims>, task);
+}
+
+template <int dims>
+void launch_merge(cudaStream_t stream, const AttendTask& task) {
   const dim3 grid(static_cast<unsigned>(task.step.tokens_max), static_cast<unsigned>((task.shape.heads + merge_warps - 1) / merge_warps));
   launch(stream, grid, 32 * merge_warps, 0, merge_kernel<dims>, task);
 }
 
-template <typename Kv>
-void launch_tiles(cudaStream_t stream, const AttendTask& task) {
-  const int head_dim = task.shape.head_dim;
-  if (head_dim <= 64) return launch_tiles<Kv, 64>(stream, task);
-  if (head_dim <= 96) return launch_tiles<Kv, 96>(stream, task);
-  if (head_dim <= 128) return launch_tiles<Kv, 128>(stream, task);
-  if (head_dim <= 256) return launch_tiles<Kv, 256>(stream, task);
-  launch_tiles<Kv, 512>(stream, task);
+// By the kernel for such heads.
+template <typename Launch>
+void launch_for(int head_dim, const Launch& launch) {
+  if (head_dim <= 64) return launch(std::integral_constant<int, 64>());
+  if (head_dim <= 96) return launch(std::integral_constant<int, 96>());
+  if (head_dim <= 128) return launch(std::integral_constant<int, 128>());
+  if (head_dim <= 256) return launch(std::integral_constant<int, 256>());
+  launch(std::integral_constant<int, 512>());
 }
 
 }  // namespace
@@ -306,8 +307,18 @@ void attend_tiles(cudaStream_t stream, const StepView& step, const AttendShape& 
                   const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride, Activations as) {
   if (step.tiles_max == 0) return;
   const AttendTask task{step, shape, runs_of(kv, shape.head_dim), q, q_stride, out, out_stride, as, scratch, shape.heads / shape.kv_heads, blocks_of_head(shape)};
-  if (kv.element == KvElement::e4m3) return launch_tiles<InE4m3>(stream, task);
-  launch_tiles<InBfloat16>(stream, task);
+  if (attends_wide(shape, kv.element)) return attend_wide(stream, task);
+  launch_for(shape.head_dim, [&](auto dims) { kv.element == KvElement::e4m3 ? launch_tiles<InE4m3, dims>(stream, task) : launch_tiles<InBfloat16, dims>(stream, task); });
+}
+
+void merge_tiles(cudaStream_t stream, const StepView& step, const AttendShape& shape, const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride, Activations as) {
+  if (step.tiles_max == 0 || step.tile_chunk_tokens == 0) return;
+  AttendTask task{.step = step, .shape = shape};
+  task.out = out;
+  task.out_stride = out_stride;
+  task.as = as;
+  task.scratch = scratch;
+  launch_for(shape.head_dim, [&](auto dims) { launch_merge<dims>(stream, task); });
 }
 
 }  // namespace millrace

@@ -147,7 +147,6 @@ class AttendGroup {
 
 template <int dims>
 __global__ void __launch_bounds__(attend_threads, 1) attend_wide_kernel(const __grid_constant__ AttendTask task, const __grid_constant__ AttendMaps maps) {
-  let_next_begin();
   const AttendMemory<dims> memory;
   if (threadIdx.x == 0) {
     prefetch_map(maps.queries), prefetch_map(maps.keys), prefetch_map(maps.values);
@@ -155,6 +154,7 @@ __global__ void __launch_bounds__(attend_threads, 1) attend_wide_kernel(const __
   }
   __syncthreads();
   wait_for_previous();
+  let_next_begin();  // as in attend_tiles.cu
   const int warp = __shfl_sync(full_warp, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp < attend_warps) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");

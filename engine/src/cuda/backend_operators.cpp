@@ -165,8 +165,9 @@ AttendTask CudaBackend::attend_task(const StepView& step, const CudaAttend& op) 
 
 void CudaBackend::run_operator(const StepView& step, const CudaAttend& op) {
   const AttendTask task = attend_task(step, op);
-  if (step.pieces_max > 0) attend_pieces(stream_, step, task.shape, task.kv.view, task.q, task.q_stride, task.scratch, task.out, task.out_stride, task.as);
-  if (step.tiles_max > 0) attend_tiles(stream_, step, task.shape, task.kv.view, task.q, task.q_stride, task.scratch, task.out, task.out_stride, task.as);
+  attend_tiles(stream_, step, task.shape, task.kv.view, task.q, task.q_stride, task.scratch, task.out, task.out_stride, task.as);
+  attend_pieces(stream_, step, task.shape, task.kv.view, task.q, task.q_stride, task.scratch, task.out, task.out_stride, task.as);
+  merge_tiles(stream_, step, task.shape, task.scratch, task.out, task.out_stride, task.as);
 }
 
 void CudaBackend::run_operator(const StepView& step, const CudaProject& op) { add_to_stream(step, op.linear, op.post_norm, op.next, attended_.get()); }

@@ -115,11 +115,13 @@ struct AttendScratch {
 };
 
 // attend_pieces.cu and attend_tiles.cu. q is [tokens][q_stride] (heads x head_dim of each), already turned and scaled, and stored as keys want it; out is [tokens][out_stride].
-// attend_pieces: the step's pieces, chunks of single tokens' contexts, merged in their order. attend_tiles: its tiles, several tokens of a row; where
-// these are divided, their chunks are merged likewise.
+// attend_tiles: the step's tiles, several tokens of a row. attend_pieces: its pieces, chunks of single tokens' contexts, merged in their order. merge_tiles: the
+// chunks of tiles that are divided, likewise. They are called in this order, one behind another: pieces do not wait for tiles, which leave multiprocessors to them.
 // Keys and values of the step's own tokens are in memory already.
 void attend_pieces(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
                    const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride, Activations as = Activations::bfloat16);
+void merge_tiles(cudaStream_t stream, const StepView& step, const AttendShape& shape, const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride,
+                 Activations as = Activations::bfloat16);
 void attend_tiles(cudaStream_t stream, const StepView& step, const AttendShape& shape, const KvView& kv, const __nv_bfloat16* q, int64_t q_stride,
                   const AttendScratch& scratch, __nv_bfloat16* out, int64_t out_stride, Activations as = Activations::bfloat16);
 // How many tokens of a row one tile takes, at most, and how many blocks.

@@ -1,7 +1,7 @@
 // How kernels follow one another. Each is launched so that it may begin while the one in front of it still runs: what it does before
 // wait_for_previous() touches constants only (weights, tables), and so hides the start of one kernel behind the end of another. Every
 // kernel calls both functions below, the second as early as it can: a kernel is begun once all blocks of the one in front of it have
-// called it. Source: programmatic dependent launch, CUDA C++ Programming Guide.
+// called it. (attend_tiles.cu has a reason to call it late, and attend_pieces.cu one to wait late.) Source: programmatic dependent launch, CUDA C++ Programming Guide.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -92,8 +92,9 @@ class Scene {
     const auto* queries = reinterpret_cast<const __nv_bfloat16*>(q.get());
     auto* answers = reinterpret_cast<__nv_bfloat16*>(out.get());
     for (int i = 0; i < times; i++) {
-      attend_pieces(nullptr, step, shape, kv, queries, q_stride_, {partials.get(), arrived.get()}, answers, out_stride_);
       attend_tiles(nullptr, step, shape, kv, queries, q_stride_, {partials.get(), arrived.get()}, answers, out_stride_);
+      attend_pieces(nullptr, step, shape, kv, queries, q_stride_, {partials.get(), arrived.get()}, answers, out_stride_);
+      merge_tiles(nullptr, step, shape, {partials.get(), arrived.get()}, answers, out_stride_);
     }
     check(cudaDeviceSynchronize(), "attending");
     for (const int count : download(arrived)) REQUIRE(count == 0, "a counter is left at ", count);
@@ -393,8 +394,5 @@ TEST("a token's bits are the same alone, in company and again") {
 TEST("a step without pieces and tiles writes nothing") {
   need_gpu();
   for (const KvElement element : elements)
-    for (const int head_dim : {64, 128, 256, 512}) {
-      Scene scene({.head_dim = head_dim, .element = element}, {});
-      scene.run();
-    }
+    for (const int head_dim : {64, 128, 256, 512}) Scene({.head_dim = head_dim, .element = element}, {}).run();
 }
