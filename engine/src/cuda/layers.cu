@@ -1,5 +1,5 @@
 // All layers of a step of few tokens; see layers.h. One CTA a multiprocessor: a warp asks the copy engine for weights, as far ahead as the ring has room, whatever
-// layer they are of; another for the tokens' values of each stage, once those who write them are done; 8 warps sum (stream_warp.cuh), or attend.
+// layer they are of; another for the tokens' values of each stage, once those who write them are done; two find norms' factors; 8 warps sum (stream_warp.cuh), or attend.
 //
 // CTAs wait for each other by a counter for each phase of each layer: who is done with a phase adds one, when all its results are written. Counters are
 // never cleared: all of them have the same value when a launch begins. That all CTAs run at once is taken for granted: there are no more than multiprocessors,
@@ -11,17 +11,17 @@
 
 #include "launch.h"
 #include "layers_attend.cuh"
-#include "tile_copy.cuh"
+#include "layers_walk.cuh"
 
 namespace millrace {
 namespace {
 
 using Type = DeviceMatrix::Type;
 
-// Registers are given away by whole warpgroups: the two warps that ask are of a third one.
-constexpr int ring_slots = 32, layers_threads = layers_summing_threads + 128;
-// The factors of a norm follow when so many stages' tokens are on their way.
-constexpr int stages_before_factors = 2;
+// Registers are given away by whole warpgroups: the warps that ask, and those that find factors, are a third one.
+constexpr int layers_threads = layers_summing_threads + 128;
+// Warps that find norms' factors, and how many tokens' each finds at once.
+constexpr int factor_warps = 2, factors_at_once = 4;
 constexpr int layers_chains = 2, blocks_at_once = 2;  // of sums; that are finished
 constexpr int teams = stream_classes / stream_stage_units;
 
@@ -30,75 +30,13 @@ extern __shared__ __align__(1024) uint8_t shared[];
 // The beginning of shared memory; behind it what warps exchange, and the ring.
 struct LayersShared {
   uint64_t full[ring_slots], empty[ring_slots], claimed[ring_slots];  // barriers of a stage: that it has come, was read, that its place is free
-  uint64_t factors_there;
+  uint64_t normed_there, factors_there;  // what a norm's factors are found of, and they
   float factors[layers_tokens_max];
   StreamResult results[2];  // of this matrix and the next one
   LayerAttention attention;
 };
 constexpr uint32_t exchange_at = (sizeof(LayersShared) + 127) / 128 * 128;
 __device__ LayersShared& all_share() { return *reinterpret_cast<LayersShared*>(shared); }
-
-// A stage of this CTA's: of which layer, matrix and tile it is, and where it lies. It is two of stream_plan.h's stages, one for each team of warps: their weights
-// and tokens, and then the other's.
-template <Type type, int T>
-class StageWalk {
- public:
-  int layer = 0, matrix = -1, step = 0;
-  int block = 0, count = 0;        // of its tile: the first one, and how many
-  uint32_t begin = 0, bytes = 0;   // of all stages and gaps before it; its own
-  uint32_t at = 0, index = 0;      // in the ring; of all stages
-  Turn turn;
-
-  __device__ explicit StageWalk(const LayersPlan& plan) : plan_(plan) { next_matrix(); }
-  __device__ bool exists() const { return layer < plan_.layers; }
-  __device__ bool is_of(int its_layer, int its_matrix) const { return layer == its_layer && matrix == its_matrix; }
-  __device__ uint32_t weights_at(int team) const { return at + (team == 0 ? 0 : bytes / 2); }
-  __device__ uint32_t tokens_at(int team) const { return weights_at(team) + weights_bytes(); }
-  __device__ __forceinline__ void advance() {
-    const uint32_t passed = bytes;
-    if (++step == steps_) next_tile();
-    index++;
-    turn.advance(ring_slots);
-    begin += passed, at += passed;
-    if (at + bytes > plan_.ring_bytes) begin += plan_.ring_bytes - at, at = 0;
-  }
-  // From its last stage, which lies there, on to the next tile. Whoever goes this way has no use for begin and index.
-  __device__ void end_tile(uint32_t last_at, Turn last_turn) {
-    at = last_at, turn = last_turn, step = steps_ - 1;
-    advance();
-  }
-  __device__ uint32_t ring_bytes() const { return plan_.ring_bytes; }
-
- private:
-  __device__ static uint32_t whole(uint32_t bytes) { return (bytes + stream_swizzle_bytes - 1) / stream_swizzle_bytes * stream_swizzle_bytes; }
-  __device__ uint32_t weights_bytes() const { return whole(static_cast<uint32_t>(count * stream_block_bytes(type))); }
-  __device__ void next_tile() {
-    step = 0, block += count, left_ -= count;
-    if (left_ > 0)
-      take_tile();
-    else
-      next_matrix();
-  }
-  // The next one in which this CTA has blocks.
-  __device__ void next_matrix() {
-    left_ = 0;
-    while (left_ == 0 && layer < plan_.layers) {
-      if (++matrix == layer_matrices) matrix = 0, layer++;
-      const LayersPlan::Matrix& its = plan_.matrices[matrix];
-      const int moved = static_cast<int>(blockIdx.x) - its.shift, rank = moved < 0 ? moved + plan_.grid : moved;
-      block = rank * its.cta_blocks + min(rank, its.longer_ctas);
-      left_ = its.cta_blocks + (rank < its.longer_ctas ? 1 : 0);
-      steps_ = its.steps;
-    }
-    take_tile();
-  }
-  __device__ void take_tile() {
-    count = min(left_, stream_tile_blocks_max);
-    bytes = 2 * (weights_bytes() + whole(static_cast<uint32_t>(plan_.tokens * stream_token_bytes(type))));
-  }
-  const LayersPlan& plan_;
-  int left_ = 0, steps_ = 0;  // blocks, from its tile's on; stages of a tile
-};
 
 // For the copy engine, before it needs them.
 __device__ void prefetch_maps(const LayersMaps& maps) {
@@ -107,14 +45,14 @@ __device__ void prefetch_maps(const LayersMaps& maps) {
 }
 
 // The warp that asks for weights. Its threads go through all of this together, so that addresses are uniform, and the first of them asks.
-template <Type type, int T>
+template <Type type>
 __device__ void load_weights(const LayersTask& task) {
   constexpr int half_bytes = stream_half_bytes(type), map_rows = type == Type::q4 ? q4_rows : 1;
   LayersShared& all = all_share();
   const uint32_t ring = shared_address(shared) + task.plan.ring_at;
   const uint64_t policy = evict_first_policy();
   const bool asks = threadIdx.x % 32 == 0;
-  StageWalk<type, T> next(task.plan), last(task.plan);  // last: the oldest one whose place is not known to be free
+  StageWalk<type> next(task.plan), last(task.plan);  // last: the oldest one whose place is not known to be free
   int named = 0;                                        // the matrices whose maps were asked for
 #pragma unroll 1
   for (; next.exists(); next.advance()) {
@@ -155,32 +93,23 @@ __device__ void end_phase(uint32_t* counter) {
 __device__ uint32_t counted_before(const LayersTask& task) { return __ldcg(task.counters + task.plan.layers * layer_phases - 1); }
 
 // The warp that waits for phases, and asks for tokens' values.
-template <Type type, int T>
+template <Type type>
 __device__ void load_tokens(const LayersTask& task) {
   constexpr int units = stream_token_bytes(type) / stream_unit_bytes;
   LayersShared& all = all_share();
   const uint32_t ring = shared_address(shared) + task.plan.ring_at;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const uint32_t whole = counted_before(task) + gridDim.x;
-  StageWalk<type, T> next(task.plan);
+  StageWalk<type> next(task.plan);
 #pragma unroll 1
   for (int number = 0; number < task.plan.layers * layer_matrices; number++) {
     const int layer = number / layer_matrices, matrix = number % layer_matrices;
     if (!next.is_of(layer, matrix)) continue;
     // The phase in front of it has the number of the matrix before.
     if (lane == 0 && number > 0) wait_for_phase(task.counters + number - 1, whole);
+    if (lane == 0 && task.plan.matrices[matrix].norm.squares != nullptr) barrier_arrive(shared_address(&all.normed_there));
     __syncwarp();
     const CUtensorMap& x = task.maps[layer * layer_matrices + matrix].x;
-    const NormInput& norm = task.plan.matrices[matrix].norm;
-    const auto find_factors = [&] {
-#pragma unroll 1
-      for (int token = 0; token < task.plan.tokens; token++) {
-        const float factor = norm_factor(norm, token, lane);
-        if (lane == 0) all.factors[token] = factor;
-      }
-      if (lane == 0) barrier_arrive(shared_address(&all.factors_there));
-    };
-    int stage = 0;
 #pragma unroll 1
     for (; next.is_of(layer, matrix); next.advance()) {
       barrier_wait(shared_address(&all.claimed[next.turn.slot]), next.turn.parity);
@@ -189,15 +118,44 @@ __device__ void load_tokens(const LayersTask& task) {
         barrier_expect(full, static_cast<uint32_t>(teams * task.plan.tokens * stream_token_bytes(type)));
         for (int team = 0; team < teams; team++) copy_tile(ring + next.tokens_at(team), x, {0, (teams * next.step + team) * units, 0}, full);
       }
-      if (++stage == stages_before_factors && norm.squares != nullptr) find_factors();
     }
-    if (stage < stages_before_factors && norm.squares != nullptr) find_factors();
+  }
+}
+
+// The warps that find norms' factors, number `first` of them those of every factor_warps-th token.
+__device__ void find_factors(const LayersTask& task, int first) {
+  LayersShared& all = all_share();
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  uint32_t turn = 0;
+#pragma unroll 1
+  for (int number = 0; number < task.plan.layers * layer_matrices; number++) {
+    const LayersPlan::Matrix& its = task.plan.matrices[number % layer_matrices];
+    const NormInput& norm = its.norm;
+    if (norm.squares == nullptr || OwnBlocks(task.plan, its).count == 0) continue;
+    barrier_wait(shared_address(&all.normed_there), turn);
+    turn ^= 1;
+#pragma unroll 1
+    for (int begin = first; begin < task.plan.tokens; begin += factor_warps * factors_at_once) {
+      float sums[factors_at_once] = {};
+#pragma unroll 4
+      for (int i = lane; i < norm.count; i += 32)
+#pragma unroll
+        for (int k = 0; k < factors_at_once; k++)
+          if (const int token = begin + factor_warps * k; token < task.plan.tokens) sums[k] += __ldcg(norm.squares + token * norm.count + i);
+#pragma unroll
+      for (int k = 0; k < factors_at_once; k++) {
+        const int token = begin + factor_warps * k;
+        const float factor = rsqrtf(warp_sum(sums[k]) / static_cast<float>(norm.n) + norm.epsilon);
+        if (lane == 0 && token < task.plan.tokens) all.factors[token] = factor;
+      }
+    }
+    if (lane == 0) barrier_arrive(shared_address(&all.factors_there));
   }
 }
 
 // Sums what of a tile's stages is the warp's team's, of which `count` blocks are this warp's.
 template <Type type, int T, int count>
-__device__ __forceinline__ void sum_tile(StageWalk<type, T>& next, int steps, uint32_t ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, StreamSums<T> (&sums)[layers_chains], int live) {
+__device__ __forceinline__ void sum_tile(StageWalk<type>& next, int steps, uint32_t ring, const StreamWarp<type>& warp, const StreamRows<type>& rows, StreamSums<T> (&sums)[layers_chains], int live) {
   LayersShared& all = all_share();
   const uint32_t bytes = next.bytes, ring_bytes = next.ring_bytes(), weights = ring + next.weights_at(warp.team) - next.at, tokens = ring + next.tokens_at(warp.team) - next.at;
   const bool tells = threadIdx.x % 32 == 0;
@@ -218,7 +176,7 @@ __device__ __forceinline__ void sum_tile(StageWalk<type, T>& next, int steps, ui
 
 // This CTA's tiles of a matrix. `turn` is the parity of the factors' barrier, `tag` that of results which have one.
 template <Type type, int T>
-__device__ void multiply(const LayersTask& task, int layer, int matrix, StageWalk<type, T>& next, uint32_t tag, uint32_t& turn) {
+__device__ void multiply(const LayersTask& task, int layer, int matrix, StageWalk<type>& next, uint32_t tag, uint32_t& turn) {
   const LayersPlan::Matrix& its = task.plan.matrices[matrix];
   LayersShared& all = all_share();
   const StreamResult& result = all.results[matrix % 2];
@@ -271,7 +229,7 @@ __device__ void fetch(Told& to, const Told* from) {
 template <Type type, int T, typename Kv, int dims>
 __device__ void compute(const LayersTask& task) {
   LayersShared& all = all_share();
-  StageWalk<type, T> next(task.plan);
+  StageWalk<type> next(task.plan);
   uint32_t factors_turn = 0, tag = counted_before(task) / gridDim.x * static_cast<uint32_t>(task.plan.layers);
   const auto fetch_result = [&](int number) { fetch(all.results[number % 2], task.results + number); };
   const auto await_fetched = [&] {
@@ -285,7 +243,7 @@ __device__ void compute(const LayersTask& task) {
     const int first = layer * layer_matrices;
     tag++;
     fetch(all.attention, task.attentions + layer);
-    multiply(task, layer, 0, next, tag, factors_turn);
+    multiply<type, T>(task, layer, 0, next, tag, factors_turn);
     await_fetched();
     fetch_result(first + 1);
     if (static_cast<int>(blockIdx.x) < task.step.counts->pieces * task.plan.kv_heads) {
@@ -298,7 +256,7 @@ __device__ void compute(const LayersTask& task) {
 #pragma unroll 1
     for (int matrix = 1; matrix < layer_matrices; matrix++) {
       if (first + matrix + 1 < task.plan.layers * layer_matrices) fetch_result(first + matrix + 1);
-      multiply(task, layer, matrix, next, tag, factors_turn);
+      multiply<type, T>(task, layer, matrix, next, tag, factors_turn);
       wait_for_copies<0>();
       end_phase(task.counters + layer * layer_phases + matrix);
     }
@@ -315,7 +273,8 @@ __global__ void __launch_bounds__(layers_threads, 1) layers_kernel(const __grid_
       barrier_init(shared_address(&all.empty[i]), layers_warps);
       barrier_init(shared_address(&all.claimed[i]), 1);
     }
-    barrier_init(shared_address(&all.factors_there), 1);
+    barrier_init(shared_address(&all.normed_there), 1);
+    barrier_init(shared_address(&all.factors_there), factor_warps);
     barriers_ready();
   }
   __syncthreads();
@@ -328,10 +287,10 @@ __global__ void __launch_bounds__(layers_threads, 1) layers_kernel(const __grid_
   }
   asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
   // Weights never change: they need not wait for who runs before.
-  if (warp == layers_warps) load_weights<type, T>(task);
-  if (warp != layers_warps + 1) return;
+  if (warp == layers_warps) return load_weights<type>(task);
   wait_for_previous();
-  load_tokens<type, T>(task);
+  if (warp == layers_warps + 1) return load_tokens<type>(task);
+  find_factors(task, warp - layers_warps - 2);
 }
 
 template <Type type, int T, typename Kv, int dims>
