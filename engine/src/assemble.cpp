@@ -24,7 +24,7 @@ constexpr int64_t address_bytes_max = int64_t{32} << 40;
 // What a step has room for beside the decodes of all slots.
 constexpr int prefill_tokens_min = 64;
 // A GPU's slices are whole tiles, the larger of which bring far more tokens for little more time.
-constexpr double gpu_prefill_share_min = 0.44;
+constexpr double gpu_prefill_share_min = 0.47;
 // It reads its weights once a step, however many tokens that has: so many more than a CPU's.
 constexpr int gpu_step_tokens_max = 2048, gpu_tokens_multiple = 64, gpu_tokens_multiple_fp8 = 128;
 // Where decodes would leave prompts less than twice as much, steps are longer.
