@@ -29,7 +29,15 @@ constexpr int tile_blocks_a_multiprocessor = 2;
 // Of a matrix in four bits, as bfloat16 for cuBLASLt: all of a layer's widest, and a part of an LM head.
 constexpr int64_t unpacked_bytes_max = int64_t{256} << 20;
 
-int rounded_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+constexpr int rounded_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// What a step of so many tokens is rounded up to, a large one to a multiple. The kernel of all layers brings each token's values to every multiprocessor, padding or not.
+constexpr int whole_step(int tokens, int multiple) {
+  if (tokens <= 4) return static_cast<int>(std::bit_ceil(static_cast<unsigned>(tokens)));
+  if (tokens <= few_tokens) return rounded_up(tokens, 4);
+  return rounded_up(tokens, tokens <= own_step_max ? 8 : multiple);
+}
+static_assert(std::ranges::all_of(graph_tokens, [](int size) { return size > own_step_max || whole_step(size, step_multiple) == size; }), "a graph that steps are rounded up beyond is never run");
 
 }  // namespace
 
@@ -230,13 +238,7 @@ void CudaBackend::upload_history(const Plan& plan) {
           "copying a sequence's tokens");
 }
 
-// What a step of so many tokens is rounded up to. The kernel of all layers brings each token's values to every multiprocessor, padding or not.
-int CudaBackend::whole_step(int tokens) const {
-  if (tokens <= 4) return static_cast<int>(std::bit_ceil(static_cast<unsigned>(tokens)));
-  if (tokens <= few_tokens) return rounded_up(tokens, 4);
-  if (tokens <= own_step_max) return rounded_up(tokens, 8);
-  return rounded_up(tokens, limits_.as_fp8 ? step_multiple_fp8 : step_multiple);
-}
+int CudaBackend::whole_step(int tokens) const { return millrace::whole_step(tokens, limits_.as_fp8 ? step_multiple_fp8 : step_multiple); }
 
 // The graph that serves a step of so many; 0: none does.
 int CudaBackend::graph_size(int tokens) const {

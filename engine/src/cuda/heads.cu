@@ -17,7 +17,7 @@ __device__ float whole_factor(const DeviceNorm& norm, const float* values, int h
   return rsqrtf(block_sum(squares, partial) / static_cast<float>(norm.n) + norm.epsilon);
 }
 
-// Of so many blocks a multiprocessor's registers are enough: each waits for memory most of the time.
+// So many have room in a multiprocessor's registers: while one waits for memory, others go on.
 constexpr int heads_blocks_min = 5;
 template <KvElement element>
 __global__ void __launch_bounds__(32 * head_warps_max, heads_blocks_min) heads_kernel(StepView step, HeadsTask task) {
