@@ -48,20 +48,14 @@ template <typename Value>
 class DeviceArray {
  public:
   DeviceArray() = default;
-  explicit DeviceArray(size_t count) : DeviceArray(uncleared(count)) {
+  explicit DeviceArray(size_t count) : count_(count) {
     if (count == 0) return;
-    check(cudaMemset(memory_.get(), 0, bytes()), "clearing device memory");
+    void* memory = nullptr;
+    check(cudaMalloc(&memory, bytes()), "allocating device memory");
+    memory_.reset(static_cast<Value*>(memory));
+    check(cudaMemset(memory, 0, bytes()), "clearing device memory");
     // Streams of other kinds do not wait for it by themselves.
     check(cudaStreamSynchronize(nullptr), "clearing device memory");
-  }
-  // The same with whatever lies there: for what is written before it is read.
-  static DeviceArray uncleared(size_t count) {
-    DeviceArray array;
-    array.count_ = count;
-    void* memory = nullptr;
-    if (count > 0) check(cudaMalloc(&memory, array.bytes()), "allocating device memory");
-    array.memory_.reset(static_cast<Value*>(memory));
-    return array;
   }
   Value* get() const { return memory_.get(); }
   size_t count() const { return count_; }

@@ -124,7 +124,6 @@ class CudaWeights {
   DeviceLinear linear(const std::vector<Linear>& parts, DeviceMatrix::Type type = DeviceMatrix::Type::bf16);
   DeviceLinear layer(const Operator& op);
   uint64_t take(int64_t bytes);
-  void clear_rest() const;
   void count(const DeviceMatrix& weight, double part);
 
   const ModelFile& file_;

@@ -59,8 +59,7 @@ CudaWeights::CudaWeights(const ModelFile& file, const ModelConfig& config, Team&
 std::vector<CudaOperator> CudaWeights::place(const std::vector<Operator>& operators) {
   std::vector<CudaOperator> placed;
   for (const Operator& op : operators) placed.push_back(place(op));
-  block_ = DeviceArray<uint8_t>::uncleared(block_bytes_);
-  clear_rest();
+  block_ = DeviceArray<uint8_t>(block_bytes_);
   for (CudaOperator& op : placed)
     for_each_matrix(op, [&](DeviceMatrix& matrix) {
       matrix.values = moved(block_.get(), static_cast<const uint8_t*>(matrix.values));
@@ -69,27 +68,6 @@ std::vector<CudaOperator> CudaWeights::place(const std::vector<Operator>& operat
   load_matrices(file_, team_, copies_, block_.get());
   copies_.clear();
   return placed;
-}
-
-// What no copy writes: behind each matrix's rows, and its scales. Of four bits, whose rows may end within a piece, all.
-void CudaWeights::clear_rest() const {
-  const CudaStream stream = make_stream();
-  const auto clear = [&](uint64_t from, uint64_t upto) { check(cudaMemsetAsync(block_.get() + from, 0, upto - from, stream.get()), "clearing device memory"); };
-  for (size_t i = 0; i < copies_.size(); i++) {
-    const MatrixCopy& copy = copies_[i];
-    int64_t rows = 0;
-    for (const FileTensor* tensor : copy.tensors) rows += tensor->rows();
-    const int64_t row_bytes = DeviceMatrix{.type = copy.type, .columns = copy.columns}.row_bytes();
-    const uint64_t end = i + 1 < copies_.size() ? copies_[i + 1].values_at : block_bytes_;
-    const uint64_t values_end = copy.values_at + (copy.type == DeviceMatrix::Type::q4 ? 0 : static_cast<uint64_t>(rows * row_bytes));
-    if (copy.type == DeviceMatrix::Type::fp8) {
-      clear(values_end, copy.scales_at);
-      clear(copy.scales_at + static_cast<uint64_t>(rows) * sizeof(float), end);
-    } else {
-      clear(values_end, end);
-    }
-  }
-  check(cudaStreamSynchronize(stream.get()), "clearing device memory");
 }
 
 const float* CudaWeights::vector(const std::vector<float>& values) {
