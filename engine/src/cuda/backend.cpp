@@ -43,6 +43,7 @@ static_assert(std::ranges::all_of(graph_tokens, [](int size) { return size > own
 
 CudaBackend::CudaBackend(const ModelFile& file, const Model& model, const KvSlots& slots, Team& team, const CudaLimits& limits, std::vector<std::string>& log)
     : config_(model.config), slots_(slots), limits_(limits) {
+  if (config_.hidden > norm_values_max) throw CudaError(text("models of ", config_.hidden, " values a token are not run on a GPU, only of up to ", norm_values_max, "; --kernels cpu runs them"));
   const std::lock_guard lock(default_stream_mutex());
   check(cudaGetDevice(&device_), "choosing a device");
   check(cudaStreamCreate(&stream_), "creating a stream");

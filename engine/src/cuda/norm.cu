@@ -1,8 +1,8 @@
 // Norms of the residual stream: out[t] = norm(x[t]) as a matrix reads it, and x[t] += norm(added[t]). One block a token, whose threads have its values in
 // registers, four that lie together at a time. Bytes: n * 4 read, n * 2, n or n * 8 written.
+#include <cassert>
 #include <type_traits>
 
-#include "../base/text.h"
 #include "launch.h"
 #include "quantize.cuh"
 #include "reduce.cuh"
@@ -12,7 +12,7 @@
 namespace millrace {
 namespace {
 
-constexpr int norm_threads = 512, quads_max = 8, norm_values_max = 4 * norm_threads * quads_max;
+constexpr int norm_threads = 512, quads_max = norm_values_max / (4 * norm_threads);
 
 // A thread's part of a token's values: four from each of its columns on. Values and weights behind the n-th, a multiple of 16, are zero.
 template <int quads>
@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(norm_threads) add_normed_kernel(StepView step,
 // By the kernels for so many values.
 template <typename Launch>
 void launch_for(int n, const Launch& launch) {
-  if (n > norm_values_max) throw CudaError(text("a norm of ", n, " values is wider than the ", norm_values_max, " that GPUs are written for"));
+  assert(n <= norm_values_max);
   if (n <= norm_values_max / 8) return launch(std::integral_constant<int, quads_max / 8>());
   if (n <= norm_values_max / 4) return launch(std::integral_constant<int, quads_max / 4>());
   if (n <= norm_values_max / 2) return launch(std::integral_constant<int, quads_max / 2>());

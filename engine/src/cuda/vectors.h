@@ -52,6 +52,8 @@ struct Quantized {
   float* scales = nullptr;
 };
 
+// How many values a token may have for norm.cu, whose threads keep them in registers.
+constexpr int norm_values_max = 16384;
 // norm.cu: out[t] = norm(x[t]) for each token, or for each sample that of its token; [tokens or samples][padded_columns(n)].
 enum class Rows : uint8_t { tokens, samples };
 void normalize(cudaStream_t stream, const StepView& step, Rows rows, const DeviceNorm& norm, const float* x, int n, __nv_bfloat16* out,
